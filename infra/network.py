@@ -1,0 +1,50 @@
+"""NetworkPolicies: nothing reaches our pods, and they reach nothing, but for the flows the stack needs.
+
+Flows: API -> Redis, API and Redis -> DNS, anybody -> API. Only pods of this stack are selected; neighbours in the namespace stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from infra import pods
+from infra.api import APP
+from infra.settings import Settings
+
+DNS = {"ports": [{"protocol": proto, "port": 53} for proto in ("UDP", "TCP")]}
+
+
+def policies(settings: Settings) -> dict[str, dict[str, Any]]:
+    """NetworkPolicy name to spec (snake_case, as pulumi_kubernetes takes it)."""
+    redis = settings.redis
+    redis_port = {"protocol": "TCP", "port": redis.port if redis.mode == "external" else 6379}
+    client = {"pod_selector": {"match_labels": pods.REDIS_CLIENT}}
+    found: dict[str, dict[str, Any]] = {}
+    if redis.mode != "external":
+        found[redis.service] = {
+            "pod_selector": {"match_labels": pods.selector(redis.service)},
+            "policy_types": ["Ingress", "Egress"],
+            "ingress": [{"from_": [client], "ports": [redis_port]}],
+            "egress": [DNS],
+        }
+    if settings.api.image:
+        # An external Redis has an address, not pods: its port is open to anywhere.
+        to = {} if redis.mode == "external" else {"to": [{"pod_selector": {"match_labels": pods.selector(redis.service)}}]}
+        ports = [{"protocol": "TCP", "port": port} for port in settings.network.api_egress_ports]
+        found[APP] = {
+            "pod_selector": {"match_labels": pods.selector(APP)},
+            "policy_types": ["Ingress", "Egress"],
+            "ingress": [{"ports": [{"protocol": "TCP", "port": settings.api.port}]}],
+            "egress": [DNS, {**to, "ports": [redis_port]}, *([{"ports": ports}] if ports else [])],
+        }
+    return found
+
+
+def declare(settings: Settings, opts: pulumi.ResourceOptions | None = None) -> None:
+    """The policies, where `network.policies` is on."""
+    for name, spec in policies(settings).items() if settings.network.policies else ():
+        metadata = {"name": name, "namespace": settings.namespace, "labels": pods.labels(name, "network")}
+        k8s.networking.v1.NetworkPolicy(name, metadata=metadata, spec=spec, opts=opts)

@@ -1,0 +1,18 @@
+"""Redis, one component per mode behind the type `SessionStore`."""
+
+from __future__ import annotations
+
+import pulumi
+
+from infra.redis.external import External
+from infra.redis.standalone import Standalone
+from infra.redis.store import SessionStore, SessionStoreArgs
+
+__all__ = ["External", "SessionStore", "SessionStoreArgs", "Standalone", "session_store"]
+
+MODES: dict[str, type[External] | type[Standalone]] = {"standalone": Standalone, "external": External}
+
+
+def session_store(name: str, args: SessionStoreArgs, opts: pulumi.ResourceOptions | None = None) -> SessionStore:
+    """The component that `redis.mode` asks for."""
+    return MODES[args.settings.redis.mode](name, args, opts)

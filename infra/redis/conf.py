@@ -1,0 +1,104 @@
+"""Text of the files a Redis pod runs with. Pure: settings in, text out; tests feed it to the real redis-server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kubernetes.utils.quantity import parse_quantity
+
+from infra.settings import MIB, Settings
+
+CONF_DIR = "/etc/redis"
+AUTH_FILE = "/run/redis/auth.conf"
+PASSWORD_FILE = "/run/secrets/redis/password"  # noqa: S105 - a path
+TLS_DIR = "/run/secrets/redis-tls"
+DATA_DIR = "/data"
+PORT = 6379
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a Redis finds its files; tests use folders of their own."""
+
+    auth: str = AUTH_FILE
+    tls: str = TLS_DIR
+    data: str = DATA_DIR
+
+
+def maxmemory(settings: Settings) -> int:
+    """Bytes of data Redis may hold, from the container's memory limit (docs/adr/0002-memory.md).
+
+    A tenth and 16 MiB go to the process, client buffers and fragmentation. With AOF on, rewrites fork, and every page that
+    is written meanwhile exists twice: then half of the limit stays free.
+    """
+    limit = int(parse_quantity(settings.redis.memory))
+    share = 0.5 if settings.redis.appendonly else 0.9
+    return max(int(limit * share) - 16 * MIB, 16 * MIB) // MIB * MIB
+
+
+def redis_conf(settings: Settings, paths: Paths = Paths()) -> str:
+    """redis.conf. The password is not in it: start.sh renders it into the included file on a memory volume."""
+    lines = [
+        "bind * -::*",
+        f"port {0 if settings.tls.enabled else PORT}",
+        f"dir {paths.data}",
+        "tcp-keepalive 60",
+        f"maxmemory {maxmemory(settings)}",
+        "# A login is never evicted silently: a full Redis refuses writes, which the API answers with 503.",
+        "maxmemory-policy noeviction",
+    ]
+    if settings.redis.appendonly:
+        lines += ["appendonly yes", "appendfsync everysec", "save 3600 1 300 100 60 10000"]
+    else:
+        lines += ["appendonly no", 'save ""']
+    if settings.tls.enabled:
+        lines += [
+            f"tls-port {PORT}",
+            f"tls-cert-file {paths.tls}/tls.crt",
+            f"tls-key-file {paths.tls}/tls.key",
+            f"tls-ca-cert-file {paths.tls}/ca.crt",
+            'tls-protocols "TLSv1.2 TLSv1.3"',
+            "# Clients prove themselves by password, not by certificate.",
+            "tls-auth-clients no",
+        ]
+    return "\n".join([*lines, f"include {paths.auth}", ""])
+
+
+def start_script(paths: Paths = Paths(), password_file: str = PASSWORD_FILE, conf: str = f"{CONF_DIR}/redis.conf") -> str:
+    """start.sh: render the password from the Secret's file to the memory volume, then become redis-server.
+
+    printf is built into sh, so the password is in no process's arguments or environment.
+    """
+    return f"""#!/bin/sh
+set -eu
+umask 077
+if [ ! -s {password_file} ]; then
+  echo 'session-store: {password_file} is empty or missing: the password Secret has no key "password"' >&2
+  exit 1
+fi
+password=$(sed 's/[\\\\"]/\\\\&/g' {password_file})
+printf 'requirepass "%s"\\n' "$password" > {paths.auth}
+unset password
+exec redis-server {conf}
+"""
+
+
+def probe_script(settings: Settings, password_file: str = PASSWORD_FILE) -> str:
+    """probe.sh liveness|readiness.
+
+    Ready is PONG. Alive is any answer of Redis's own, LOADING and a refused password among them: a restart would only make it
+    load again. The password travels in the environment of one short redis-cli.
+    """
+    # --insecure: this is loopback inside the pod, and an expired certificate must not have Redis restarted.
+    tls = " --tls --insecure" if settings.tls.enabled else ""
+    return f"""#!/bin/sh
+REDISCLI_AUTH=$(cat {password_file}) || exit 1
+export REDISCLI_AUTH
+reply=$(redis-cli --no-auth-warning -h 127.0.0.1 -p {PORT}{tls} PING 2>&1)
+case "$1/$reply" in
+  */PONG) exit 0 ;;
+  liveness/*LOADING*|liveness/*BUSY*|liveness/*MASTERDOWN*|liveness/*NOAUTH*|liveness/*WRONGPASS*) exit 0 ;;
+esac
+echo "$reply" | head -n 1
+exit 1
+"""

@@ -1,0 +1,321 @@
+"""Stack configuration as frozen models. `load` is the only reader of `pulumi.Config` in the program.
+
+Every value is written under `session-store:<key>` in Pulumi.<stack>.yaml; every error names that key and the fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import pulumi
+from kubernetes.utils.quantity import parse_quantity
+from pulumi.runtime.config import CONFIG, get_config_env
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+PROJECT = "session-store"
+MIB = 1024 * 1024
+WIRED_ENV = re.compile(r"^(REDIS_|SESSION_|API_|NODE_ENV$|AUTH_ENV$|TRUST_PROXY$|SHUTDOWN_DELAY_MS$)")
+"""Names of the API's environment that the wiring sets itself (`wiring.py`); `api.env` may not set them."""
+
+
+class SettingsError(Exception):
+    """The stack configuration is wrong; the message lists every `session-store:<key>` with its fix."""
+
+
+def _dns_label(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
+        raise ValueError(f"{value!r} is not a Kubernetes name: use lower case letters, digits and '-', 63 at most")
+    return value
+
+
+def _image(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}", value):
+        raise ValueError(
+            f"{value!r} is not pinned by digest: write NAME@sha256:<64 hex digits> "
+            "(`docker buildx imagetools inspect IMAGE` prints it); a tag can change under a running stack"
+        )
+    return value
+
+
+def _memory(value: str) -> str:
+    try:
+        size = int(parse_quantity(value))
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a Kubernetes memory quantity: write for example 256Mi or 1Gi") from error
+    if size < 64 * MIB:
+        raise ValueError(f"{value!r} is too small: give at least 64Mi")
+    return value
+
+
+def _cpu(value: str) -> str:
+    try:
+        cores = parse_quantity(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a Kubernetes CPU quantity: write for example 100m or 1") from error
+    if cores <= 0:
+        raise ValueError(f"{value!r} is not above zero: write for example 100m or 1")
+    return value
+
+
+def _prefix(value: str) -> str:
+    if not value or re.search(r"[\s*?\[\]\\]", value) or not value.isprintable():
+        raise ValueError(f"{value!r} must be printable, not empty, and free of blanks and of the SCAN pattern signs * ? [ ] \\")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_dns_label)]
+Image = Annotated[str, AfterValidator(_image)]
+Memory = Annotated[str, AfterValidator(_memory)]
+Cpu = Annotated[str, AfterValidator(_cpu)]
+Prefix = Annotated[str, AfterValidator(_prefix)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+
+
+class Storage(_Model):
+    """The volume of an append-only Redis."""
+
+    size: Memory = "1Gi"
+    class_name: str | None = None
+    retain: bool = True
+    """Keep the volume claims when the stack is destroyed."""
+
+
+class Redis(_Model):
+    """Which Redis, and how it keeps its data."""
+
+    mode: Literal["standalone", "external"] = "standalone"
+    image: Image | None = None
+    service: Name = "redis"
+    host: str | None = None
+    """External mode: the managed Redis's host name."""
+    port: Port = 6379
+    username: str | None = Field(default=None, min_length=1)
+    database: int = Field(default=0, ge=0, le=15)
+    appendonly: bool = True
+    storage: Storage = Storage()
+    memory: Memory = "256Mi"
+    """The container's memory limit; maxmemory is derived from it (`redis/conf.py`)."""
+    cpu: Cpu = "100m"
+    run_as_user: int | None = Field(default=999, ge=1)
+    """null lets the platform choose (OpenShift)."""
+
+    @model_validator(mode="after")
+    def _mode_fits(self) -> Redis:
+        if self.mode == "external" and not self.host:
+            raise ValueError("host: is missing; external mode needs the host name of the managed Redis in redis.host")
+        if self.mode == "standalone" and not self.image:
+            raise ValueError("image: is missing; set it to NAME@sha256:<digest>")
+        for key in ("host", "username"):
+            if self.mode == "standalone" and getattr(self, key):
+                raise ValueError(f"{key}: is for mode external only; remove it or set redis.mode to external")
+        if self.mode == "external" and self.image:
+            raise ValueError("image: is for mode standalone only; remove it, an external Redis runs no pod of ours")
+        return self
+
+
+class Issuer(_Model):
+    """A cert-manager issuer."""
+
+    name: Name
+    kind: Literal["Issuer", "ClusterIssuer"] = "ClusterIssuer"
+
+
+class Tls(_Model):
+    """Where the certificate comes from: an existing Secret (tls.crt, tls.key, ca.crt) or a cert-manager issuer."""
+
+    enabled: bool = True
+    secret_name: Name | None = None
+    issuer: Issuer | None = None
+    server_name: str | None = None
+    """External mode: the name to verify when it is not `redis.host`."""
+
+
+class Sessions(_Model):
+    """What express-session does."""
+
+    store: Literal["redis", "memory"] = "redis"
+    prefix: Prefix = "ctmd:sess:"
+    ttl_seconds: int = Field(default=12 * 60 * 60, ge=60, le=90 * 24 * 60 * 60)
+    same_site: Literal["lax", "strict"] = "lax"
+    secure: bool | None = None
+    """The cookie's Secure flag; null: on when `api.nodeEnv` is production."""
+    cookie_name: str = Field(default="connect.sid", pattern=r"^[A-Za-z0-9._-]+$")
+
+
+class Autoscaling(_Model):
+    """A HorizontalPodAutoscaler for the API."""
+
+    min_replicas: int = Field(default=2, ge=1)
+    max_replicas: int = Field(ge=1, le=100)
+    cpu_percent: int = Field(default=70, ge=10, le=100)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Autoscaling:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"maxReplicas: {self.max_replicas} is below minReplicas {self.min_replicas}; raise it")
+        return self
+
+
+class Api(_Model):
+    """The API: a Deployment of ours, or the wiring of one that exists."""
+
+    image: Image | None = None
+    existing_deployment: Name | None = None
+    """Name of a Deployment that somebody else (Helm) owns; only the wiring is patched onto it."""
+    container: Name = "api"
+    replicas: int = Field(default=2, ge=1, le=100)
+    autoscaling: Autoscaling | None = None
+    port: Port = 3030
+    node_port: int | None = Field(default=None, ge=30000, le=32767)
+    node_env: Literal["production", "development"] = "production"
+    auth_env: Literal["production", "development"] = "production"
+    trust_proxy: str | None = None
+    """Express's `trust proxy`: a hop count, or names and subnets of the proxies in front."""
+    env: dict[str, str] = {}
+    memory: Memory = "256Mi"
+    cpu: Cpu = "100m"
+    run_as_user: int | None = Field(default=1000, ge=1)
+
+    @model_validator(mode="after")
+    def _ours_or_theirs(self) -> Api:
+        if not self.image and not self.existing_deployment:
+            raise ValueError("image: is missing; set it to NAME@sha256:<digest>, or set api.existingDeployment to wire one that exists")
+        if self.image and self.existing_deployment:
+            raise ValueError("image: excludes api.existingDeployment, whose owner chooses the image; remove one of the two")
+        if self.existing_deployment and (self.autoscaling or self.node_port):
+            raise ValueError("existingDeployment: leaves autoscaling and nodePort to the Deployment's owner; remove those")
+        wired = sorted(key for key in self.env if WIRED_ENV.match(key))
+        if wired:
+            raise ValueError(f"env: may not set {', '.join(wired)}, which the wiring sets; use the settings redis, sessions and api")
+        return self
+
+
+class Credentials(_Model):
+    """Names of the Secrets. In external mode the password's Secret exists and is only read."""
+
+    password_secret: Name = "redis-secret"  # noqa: S105 - a Secret's name
+    session_secret: Name = "api-session-secret"  # noqa: S105 - a Secret's name
+    create_session_secret: bool = True
+    """false: the Secret exists (Helm made it) and is only read; a new one would log everybody out."""
+    generation: int = Field(default=1, ge=1)
+    """Raise it to have new values generated."""
+
+
+class Network(_Model):
+    """NetworkPolicies around our pods."""
+
+    policies: bool = True
+    api_egress_ports: list[Port] = []
+    """Further TCP ports the API may reach anywhere (its login provider, its database)."""
+
+
+class Verify(_Model):
+    """How `ops verify` logs in."""
+
+    login_path: str = Field(default="/auth", pattern=r"^/")
+    login_secret: Name | None = None
+    """A Secret whose key `body` is the JSON body of the login request; null: an empty body (AUTH_ENV development)."""
+
+
+class Settings(_Model):
+    """A stack's whole configuration."""
+
+    namespace: Name = "session-store"
+    create_namespace: bool = True
+    redis: Redis
+    tls: Tls = Tls()
+    sessions: Sessions = Sessions()
+    api: Api
+    credentials: Credentials = Credentials()
+    network: Network = Network()
+    verify: Verify = Verify()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        replicas = self.api.autoscaling.max_replicas if self.api.autoscaling else self.api.replicas
+        if self.sessions.store == "memory" and replicas > 1:
+            raise ValueError("sessions.store: memory cannot be shared by several pods; set api.replicas to 1 (and no api.autoscaling) or use redis")
+        if self.redis.mode == "external" and self.tls.issuer:
+            raise ValueError("tls.issuer: an external Redis brings its own certificate; remove this key (tls.secretName may hold its ca.crt)")
+        if self.tls.secret_name and not self.tls.enabled:
+            raise ValueError("tls.secretName: TLS is off, so the Secret would be ignored; set tls.enabled to true or remove this key")
+        return self
+
+    @property
+    def tls_secret(self) -> str | None:
+        """Name of the Secret with the certificate or, in external mode, the CA; None: TLS is off or the public CAs serve."""
+        if not self.tls.enabled:
+            return None
+        return self.tls.secret_name or (None if self.redis.mode == "external" else "redis-tls")
+
+    @property
+    def cookie_secure(self) -> bool:
+        """Whether the session cookie is for HTTPS only."""
+        return self.api.node_env == "production" if self.sessions.secure is None else self.sessions.secure
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    """One line for one pydantic error: the configuration key, what is wrong, the fix."""
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        model: type[BaseModel] = Settings
+        for part in path[:-1]:
+            field = next(f for n, f in model.model_fields.items() if part in (n, f.alias))
+            model = next(t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(t, type) and issubclass(t, BaseModel))
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        message = f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known here: {', '.join(sorted(known))}"
+    elif error["type"] == "missing":
+        message = "is missing: set it in Pulumi.<stack>.yaml"
+    elif error["type"] == "value_error" and isinstance(error["input"], dict):
+        # A rule over a whole model names the key below it: "host: is missing; ...".
+        return f"{PROJECT}:{'.'.join([*path, message])}"
+    elif error["type"] != "value_error" and not isinstance(error["input"], dict):
+        message = f"{error['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{PROJECT}:{key}: {message}"
+
+
+def parse(values: Mapping[str, Any]) -> Settings:
+    """Validate plain configuration values.
+
+    Args:
+        values: top-level keys (camelCase, without the `session-store:` prefix) to plain JSON values.
+
+    Raises:
+        SettingsError: naming every wrong key at once.
+    """
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        problems = [_problem(e) for e in error.errors(include_url=False)]
+        raise SettingsError("The stack configuration is wrong:\n" + "\n".join(f"  - {p}" for p in problems)) from None
+
+
+def load() -> Settings:
+    """The running stack's settings.
+
+    Raises:
+        SettingsError: naming every wrong key at once.
+    """
+    config = pulumi.Config(PROJECT)
+    values: dict[str, Any] = {}
+    for full in {**get_config_env(), **CONFIG.get()}:
+        project, _, key = full.partition(":")
+        if project == PROJECT:
+            raw = config.require(key)
+            try:
+                values[key] = json.loads(raw)
+            except json.JSONDecodeError:
+                values[key] = raw
+    return parse(values)

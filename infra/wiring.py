@@ -1,0 +1,82 @@
+"""The API's wiring to its session store: environment, secrets, volumes. One text for our Deployment and for somebody else's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+
+from infra import pods
+from infra.redis import SessionStore
+from infra.settings import Settings
+
+CA_DIR = "/etc/redis-tls"
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What goes into a pod template.
+
+    Attributes:
+        env: list of EnvVar.
+        volumes: list of Volume.
+        mounts: list of VolumeMount of the API's container.
+        labels: pod labels that let the pod reach Redis.
+        annotations: pod annotations; they change, and so roll the pods, when a secret does.
+    """
+
+    env: list[dict[str, Any]]
+    volumes: list[dict[str, Any]]
+    mounts: list[dict[str, Any]]
+    labels: dict[str, str]
+    annotations: dict[str, pulumi.Input[str]]
+
+
+def _secret(name: str, secret: str, key: str) -> dict[str, Any]:
+    return {"name": name, "value_from": {"secret_key_ref": {"name": secret, "key": key}}}
+
+
+def wiring(settings: Settings, store: SessionStore, fingerprint: pulumi.Input[str]) -> Wiring:
+    """The environment the plan names, and ours on top (`services/api/README.md` lists it)."""
+    redis, sessions, names = settings.redis, settings.sessions, settings.credentials
+    plain: dict[str, str] = {
+        "NODE_ENV": settings.api.node_env,
+        "API_PORT": str(settings.api.port),
+        "AUTH_ENV": settings.api.auth_env,
+        "REDIS_HOST": store.host,
+        "REDIS_PORT": str(store.port),
+        "REDIS_SESSION_DB": str(redis.database),
+        "REDIS_TLS": str(settings.tls.enabled).lower(),
+        "SESSION_STORE": sessions.store,
+        "SESSION_PREFIX": sessions.prefix,
+        "SESSION_TTL_SECONDS": str(sessions.ttl_seconds),
+        "SESSION_COOKIE_NAME": sessions.cookie_name,
+        "SESSION_COOKIE_SAMESITE": sessions.same_site,
+        "SESSION_COOKIE_SECURE": str(settings.cookie_secure).lower(),
+    }
+    optional = {
+        "REDIS_USERNAME": redis.username,
+        "REDIS_TLS_CA": f"{CA_DIR}/ca.crt" if settings.tls_secret else None,
+        "REDIS_TLS_SERVERNAME": settings.tls.server_name,
+        "TRUST_PROXY": settings.api.trust_proxy,
+    }
+    plain |= {key: value for key, value in optional.items() if value}
+    volumes: list[dict[str, Any]] = []
+    mounts: list[dict[str, Any]] = []
+    if settings.tls_secret:
+        # Only the CA: the server's key is none of the API's business.
+        ca = {"secret_name": settings.tls_secret, "items": [{"key": "ca.crt", "path": "ca.crt"}], "default_mode": 0o444}
+        volumes.append({"name": "redis-ca", "secret": ca})
+        mounts.append({"name": "redis-ca", "mount_path": CA_DIR, "read_only": True})
+    return Wiring(
+        env=[
+            *({"name": key, "value": value} for key, value in plain.items()),
+            _secret("REDIS_PASSWORD", names.password_secret, "password"),
+            _secret("API_SESSION_SECRET", names.session_secret, "session-secret"),
+        ],
+        volumes=volumes,
+        mounts=mounts,
+        labels=pods.REDIS_CLIENT,
+        annotations={"session-store/secrets": fingerprint},
+    )
