@@ -9,7 +9,7 @@ import pulumi_kubernetes as k8s
 # `pulumi up` runs this folder as a program; its imports start one level higher.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from infra import api, certificates, credentials, network, pods, redis, release, settings, wiring  # noqa: E402
+from infra import api, certificates, credentials, network, pods, redis, release, settings, wiring
 
 config = settings.load()
 
@@ -17,7 +17,9 @@ namespace = []
 if config.create_namespace:
     level = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}
     metadata = {"name": config.namespace, "labels": {**pods.PART_OF, **level}}
-    namespace = [k8s.core.v1.Namespace(config.namespace, metadata=metadata, opts=pulumi.ResourceOptions(retain_on_delete=True))]
+    namespace = [
+        k8s.core.v1.Namespace(config.namespace, metadata=metadata, opts=pulumi.ResourceOptions(retain_on_delete=True))
+    ]
 within = pulumi.ResourceOptions(depends_on=namespace)
 
 network.declare(config, within)
@@ -40,7 +42,13 @@ pulumi.export("namespace", config.namespace)
 pulumi.export("settings", config.model_dump(mode="json", by_alias=True))
 pulumi.export(
     "endpoint",
-    {"host": store.host, "port": store.port, "tls": config.tls.enabled, "database": config.redis.database, "mode": config.redis.mode},
+    {
+        "host": store.host,
+        "port": store.port,
+        "tls": config.tls.enabled,
+        "database": config.redis.database,
+        "mode": config.redis.mode,
+    },
 )
 names = config.credentials
 pulumi.export("secrets", {"password": names.password_secret, "session": names.session_secret, "tls": config.tls_secret})

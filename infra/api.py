@@ -17,7 +17,9 @@ APP = "api"
 class Api(pulumi.ComponentResource):
     """Deployment, Service, PodDisruptionBudget and, where asked for, HorizontalPodAutoscaler."""
 
-    def __init__(self, name: str, settings: Settings, wiring: Wiring, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self, name: str, settings: Settings, wiring: Wiring, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         super().__init__("sessionstore:api:Api", name, None, opts)
         self._settings = settings
         self._labels = pods.labels(APP, "api")
@@ -48,7 +50,10 @@ class Api(pulumi.ComponentResource):
         if (scaling.min_replicas if scaling else api.replicas) > 1:
             # With one pod a budget would only block every node drain.
             k8s.policy.v1.PodDisruptionBudget(
-                APP, metadata=self._meta(), spec={"max_unavailable": 1, "selector": {"match_labels": pods.selector(APP)}}, opts=child
+                APP,
+                metadata=self._meta(),
+                spec={"max_unavailable": 1, "selector": {"match_labels": pods.selector(APP)}},
+                opts=child,
             )
         if scaling:
             k8s.autoscaling.v2.HorizontalPodAutoscaler(
@@ -61,7 +66,10 @@ class Api(pulumi.ComponentResource):
                     "metrics": [
                         {
                             "type": "Resource",
-                            "resource": {"name": "cpu", "target": {"type": "Utilization", "average_utilization": scaling.cpu_percent}},
+                            "resource": {
+                                "name": "cpu",
+                                "target": {"type": "Utilization", "average_utilization": scaling.cpu_percent},
+                            },
                         }
                     ],
                 },
@@ -108,7 +116,7 @@ class Api(pulumi.ComponentResource):
 
 
 class WiredApi(pulumi.ComponentResource):
-    """Somebody else's Deployment with our wiring: its other fields stay its owner's, and go back when the stack goes."""
+    """Somebody else's Deployment with our wiring; its other fields stay its owner's."""
 
     def __init__(
         self, name: str, settings: Settings, deployment: str, wiring: Wiring, opts: pulumi.ResourceOptions | None = None
@@ -126,7 +134,9 @@ class WiredApi(pulumi.ComponentResource):
                 "template": {
                     "metadata": {"labels": wiring.labels, "annotations": wiring.annotations},
                     "spec": {
-                        "containers": [{"name": settings.api.container, "env": wiring.env, "volume_mounts": wiring.mounts}],
+                        "containers": [
+                            {"name": settings.api.container, "env": wiring.env, "volume_mounts": wiring.mounts}
+                        ],
                         "volumes": wiring.volumes,
                     },
                 }

@@ -44,10 +44,16 @@ class Credentials(pulumi.ComponentResource):
 
     def _generated(self, what: str, length: int, secret: str, key: str) -> pulumi.Output[str]:
         child = pulumi.ResourceOptions(parent=self)
-        value = random.RandomPassword(f"{what}-{self._settings.credentials.generation}", length=length, special=False, opts=child).result
+        value = random.RandomPassword(
+            f"{what}-{self._settings.credentials.generation}", length=length, special=False, opts=child
+        ).result
         k8s.core.v1.Secret(
             secret,
-            metadata={"name": secret, "namespace": self._settings.namespace, "labels": pods.labels(secret, "credentials")},
+            metadata={
+                "name": secret,
+                "namespace": self._settings.namespace,
+                "labels": pods.labels(secret, "credentials"),
+            },
             type="Opaque",
             data={key: value.apply(lambda text: base64.b64encode(text.encode()).decode())},
             opts=child,

@@ -1,6 +1,7 @@
 """NetworkPolicies: nothing reaches our pods, and they reach nothing, but for the flows the stack needs.
 
-Flows: API -> Redis, API and Redis -> DNS, anybody -> API. Only pods of this stack are selected; neighbours in the namespace stay as they are.
+Flows: API -> Redis, API and Redis -> DNS, anybody -> API. Only pods of this stack are selected; neighbours in the
+namespace stay as they are.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ def policies(settings: Settings) -> dict[str, dict[str, Any]]:
         }
     if settings.api.image:
         # An external Redis has an address, not pods: its port is open to anywhere.
-        to = {} if redis.mode == "external" else {"to": [{"pod_selector": {"match_labels": pods.selector(redis.service)}}]}
+        to = (
+            {}
+            if redis.mode == "external"
+            else {"to": [{"pod_selector": {"match_labels": pods.selector(redis.service)}}]}
+        )
         ports = [{"protocol": "TCP", "port": port} for port in settings.network.api_egress_ports]
         found[APP] = {
             "pod_selector": {"match_labels": pods.selector(APP)},

@@ -37,7 +37,7 @@ def container_security() -> dict[str, Any]:
 
 
 def resources(cpu: str, memory: str) -> dict[str, Any]:
-    """Memory is requested whole, so that a full node never evicts it; CPU has no limit, so that nothing is throttled."""
+    """Memory is requested whole: a full node never evicts it. CPU has no limit: nothing is throttled."""
     return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory}}
 
 
@@ -61,5 +61,5 @@ def fingerprint(*parts: str) -> str:
 
 
 def secret_fingerprint(*parts: pulumi.Output[str]) -> pulumi.Output[str]:
-    """`fingerprint` of generated secrets, as plain text: 64 bits of a hash of 48 or more random characters reveal nothing."""
+    """`fingerprint` of generated secrets as plain text: 64 bits of a hash of 48 random characters reveal nothing."""
     return pulumi.Output.unsecret(pulumi.Output.all(*parts).apply(lambda values: fingerprint(*values)))

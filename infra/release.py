@@ -11,7 +11,18 @@ from infra.settings import Settings
 
 OWN: dict[str, set[str]] = {
     "redis": {"image", "host", "port", "service", "memory", "cpu", "storage", "run_as_user"},
-    "api": {"image", "replicas", "autoscaling", "node_port", "memory", "cpu", "run_as_user", "existing_deployment", "container", "env"},
+    "api": {
+        "image",
+        "replicas",
+        "autoscaling",
+        "node_port",
+        "memory",
+        "cpu",
+        "run_as_user",
+        "existing_deployment",
+        "container",
+        "env",
+    },
     "tls": {"secret_name", "issuer", "server_name"},
     "verify": {"login_secret"},
 }
@@ -29,4 +40,8 @@ def settings_hash(settings: Settings) -> str:
 def release(settings: Settings) -> dict[str, Any]:
     """{images: {redis, api}, settings: hash, program: version}; images only where this stack runs pods of its own."""
     images = {"redis": settings.redis.image, "api": settings.api.image}
-    return {"images": {name: image for name, image in images.items() if image}, "settings": settings_hash(settings), "program": VERSION}
+    return {
+        "images": {name: image for name, image in images.items() if image},
+        "settings": settings_hash(settings),
+        "program": VERSION,
+    }

@@ -9,16 +9,16 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pulumi
-from kubernetes.utils.quantity import parse_quantity
 from pulumi.runtime.config import CONFIG, get_config_env
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from infra.values import Cpu, Image, Memory, Name, Port, Prefix
+
 PROJECT = "session-store"
-MIB = 1024 * 1024
 WIRED_ENV = re.compile(r"^(REDIS_|SESSION_|API_|NODE_ENV$|AUTH_ENV$|TRUST_PROXY$|SHUTDOWN_DELAY_MS$)")
 """Names of the API's environment that the wiring sets itself (`wiring.py`); `api.env` may not set them."""
 
@@ -27,57 +27,10 @@ class SettingsError(Exception):
     """The stack configuration is wrong; the message lists every `session-store:<key>` with its fix."""
 
 
-def _dns_label(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
-        raise ValueError(f"{value!r} is not a Kubernetes name: use lower case letters, digits and '-', 63 at most")
-    return value
-
-
-def _image(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}", value):
-        raise ValueError(
-            f"{value!r} is not pinned by digest: write NAME@sha256:<64 hex digits> "
-            "(`docker buildx imagetools inspect IMAGE` prints it); a tag can change under a running stack"
-        )
-    return value
-
-
-def _memory(value: str) -> str:
-    try:
-        size = int(parse_quantity(value))
-    except ValueError as error:
-        raise ValueError(f"{value!r} is not a Kubernetes memory quantity: write for example 256Mi or 1Gi") from error
-    if size < 64 * MIB:
-        raise ValueError(f"{value!r} is too small: give at least 64Mi")
-    return value
-
-
-def _cpu(value: str) -> str:
-    try:
-        cores = parse_quantity(value)
-    except ValueError as error:
-        raise ValueError(f"{value!r} is not a Kubernetes CPU quantity: write for example 100m or 1") from error
-    if cores <= 0:
-        raise ValueError(f"{value!r} is not above zero: write for example 100m or 1")
-    return value
-
-
-def _prefix(value: str) -> str:
-    if not value or re.search(r"[\s*?\[\]\\]", value) or not value.isprintable():
-        raise ValueError(f"{value!r} must be printable, not empty, and free of blanks and of the SCAN pattern signs * ? [ ] \\")
-    return value
-
-
-Name = Annotated[str, AfterValidator(_dns_label)]
-Image = Annotated[str, AfterValidator(_image)]
-Memory = Annotated[str, AfterValidator(_memory)]
-Cpu = Annotated[str, AfterValidator(_cpu)]
-Prefix = Annotated[str, AfterValidator(_prefix)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+    )
 
 
 class Storage(_Model):
@@ -188,14 +141,22 @@ class Api(_Model):
     @model_validator(mode="after")
     def _ours_or_theirs(self) -> Api:
         if not self.image and not self.existing_deployment:
-            raise ValueError("image: is missing; set it to NAME@sha256:<digest>, or set api.existingDeployment to wire one that exists")
+            raise ValueError(
+                "image: is missing; set it to NAME@sha256:<digest>, or wire an existing one: api.existingDeployment"
+            )
         if self.image and self.existing_deployment:
-            raise ValueError("image: excludes api.existingDeployment, whose owner chooses the image; remove one of the two")
+            raise ValueError(
+                "image: excludes api.existingDeployment, whose owner chooses the image; remove one of the two"
+            )
         if self.existing_deployment and (self.autoscaling or self.node_port):
-            raise ValueError("existingDeployment: leaves autoscaling and nodePort to the Deployment's owner; remove those")
+            raise ValueError(
+                "existingDeployment: leaves autoscaling and nodePort to the Deployment's owner; remove those"
+            )
         wired = sorted(key for key in self.env if WIRED_ENV.match(key))
         if wired:
-            raise ValueError(f"env: may not set {', '.join(wired)}, which the wiring sets; use the settings redis, sessions and api")
+            raise ValueError(
+                f"env: may not set {', '.join(wired)}, which the wiring sets; use the settings redis, sessions and api"
+            )
         return self
 
 
@@ -243,16 +204,22 @@ class Settings(_Model):
     def _fits_together(self) -> Settings:
         replicas = self.api.autoscaling.max_replicas if self.api.autoscaling else self.api.replicas
         if self.sessions.store == "memory" and replicas > 1:
-            raise ValueError("sessions.store: memory cannot be shared by several pods; set api.replicas to 1 (and no api.autoscaling) or use redis")
+            raise ValueError(
+                "sessions.store: memory cannot be shared by several pods; set api.replicas to 1 or use redis"
+            )
         if self.redis.mode == "external" and self.tls.issuer:
-            raise ValueError("tls.issuer: an external Redis brings its own certificate; remove this key (tls.secretName may hold its ca.crt)")
+            raise ValueError(
+                "tls.issuer: an external Redis brings its own certificate; use tls.secretName for its ca.crt"
+            )
         if self.tls.secret_name and not self.tls.enabled:
-            raise ValueError("tls.secretName: TLS is off, so the Secret would be ignored; set tls.enabled to true or remove this key")
+            raise ValueError(
+                "tls.secretName: TLS is off, so the Secret would be ignored; set tls.enabled to true or remove this key"
+            )
         return self
 
     @property
     def tls_secret(self) -> str | None:
-        """Name of the Secret with the certificate or, in external mode, the CA; None: TLS is off or the public CAs serve."""
+        """Name of the Secret with the certificate (external mode: the CA); None: TLS off, or public CAs."""
         if not self.tls.enabled:
             return None
         return self.tls.secret_name or (None if self.redis.mode == "external" else "redis-tls")
@@ -272,10 +239,16 @@ def _problem(error: Mapping[str, Any]) -> str:
         model: type[BaseModel] = Settings
         for part in path[:-1]:
             field = next(f for n, f in model.model_fields.items() if part in (n, f.alias))
-            model = next(t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(t, type) and issubclass(t, BaseModel))
+            model = next(
+                t
+                for t in (field.annotation, *getattr(field.annotation, "__args__", ()))
+                if isinstance(t, type) and issubclass(t, BaseModel)
+            )
         known = [field.alias or name for name, field in model.model_fields.items()]
         near = difflib.get_close_matches(path[-1], known, n=1)
-        message = f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known here: {', '.join(sorted(known))}"
+        message = (
+            f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known here: {', '.join(sorted(known))}"
+        )
     elif error["type"] == "missing":
         message = "is missing: set it in Pulumi.<stack>.yaml"
     elif error["type"] == "value_error" and isinstance(error["input"], dict):

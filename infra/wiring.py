@@ -1,4 +1,4 @@
-"""The API's wiring to its session store: environment, secrets, volumes. One text for our Deployment and for somebody else's."""
+"""The API's wiring to its session store: environment, secrets, volumes; for our Deployment and somebody else's."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from kubernetes.utils.quantity import parse_quantity
 
-from infra.settings import MIB, Settings
+from infra.settings import Settings
+from infra.values import MIB
 
 CONF_DIR = "/etc/redis"
 AUTH_FILE = "/run/redis/auth.conf"
@@ -28,8 +29,8 @@ class Paths:
 def maxmemory(settings: Settings) -> int:
     """Bytes of data Redis may hold, from the container's memory limit (docs/adr/0002-memory.md).
 
-    A tenth and 16 MiB go to the process, client buffers and fragmentation. With AOF on, rewrites fork, and every page that
-    is written meanwhile exists twice: then half of the limit stays free.
+    A tenth and 16 MiB go to the process, client buffers and fragmentation. With AOF on, rewrites fork, and every page
+    that is written meanwhile exists twice: then half of the limit stays free.
     """
     limit = int(parse_quantity(settings.redis.memory))
     share = 0.5 if settings.redis.appendonly else 0.9
@@ -64,7 +65,9 @@ def redis_conf(settings: Settings, paths: Paths = Paths()) -> str:
     return "\n".join([*lines, f"include {paths.auth}", ""])
 
 
-def start_script(paths: Paths = Paths(), password_file: str = PASSWORD_FILE, conf: str = f"{CONF_DIR}/redis.conf") -> str:
+def start_script(
+    paths: Paths = Paths(), password_file: str = PASSWORD_FILE, conf: str = f"{CONF_DIR}/redis.conf"
+) -> str:
     """start.sh: render the password from the Secret's file to the memory volume, then become redis-server.
 
     printf is built into sh, so the password is in no process's arguments or environment.
@@ -86,8 +89,8 @@ exec redis-server {conf}
 def probe_script(settings: Settings, password_file: str = PASSWORD_FILE) -> str:
     """probe.sh liveness|readiness.
 
-    Ready is PONG. Alive is any answer of Redis's own, LOADING and a refused password among them: a restart would only make it
-    load again. The password travels in the environment of one short redis-cli.
+    Ready is PONG. Alive is any answer of Redis's own, LOADING and a refused password among them: a restart would only
+    make it load again. The password travels in the environment of one short redis-cli.
     """
     # --insecure: this is loopback inside the pod, and an expired certificate must not have Redis restarted.
     tls = " --tls --insecure" if settings.tls.enabled else ""

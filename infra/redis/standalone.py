@@ -28,7 +28,9 @@ class Standalone(SessionStore):
             "start.sh": conf.start_script(),
             "probe.sh": conf.probe_script(settings),
         }
-        config = k8s.core.v1.ConfigMap(f"{app}-config", metadata=self._meta(f"{app}-config"), data=files, opts=self._opts())
+        config = k8s.core.v1.ConfigMap(
+            f"{app}-config", metadata=self._meta(f"{app}-config"), data=files, opts=self._opts()
+        )
         headless = self._service(f"{app}-headless", cluster_ip="None", publish_not_ready_addresses=True)
         claims = self._claims() if settings.redis.appendonly else []
         stateful_set = k8s.apps.v1.StatefulSet(
@@ -41,7 +43,7 @@ class Standalone(SessionStore):
                 "template": self._template(pods.fingerprint(*files.values())),
                 "volume_claim_templates": [self._claim_template()] if claims else None,
             },
-            # The claims are ours (`_claims`), so that their size can grow; the template only names them and never changes.
+            # The claims are ours (`_claims`) and can grow; the template only names them and never changes.
             opts=self._opts(
                 depends_on=[config, headless, *claims],
                 ignore_changes=["spec.volumeClaimTemplates[*].spec.resources"],
@@ -55,7 +57,12 @@ class Standalone(SessionStore):
         return pulumi.ResourceOptions(parent=self, **options)
 
     def _meta(self, name: str, **annotations: str) -> dict[str, Any]:
-        return {"name": name, "namespace": self._settings.namespace, "labels": self._labels, "annotations": annotations or None}
+        return {
+            "name": name,
+            "namespace": self._settings.namespace,
+            "labels": self._labels,
+            "annotations": annotations or None,
+        }
 
     def _service(self, name: str, depends_on: list[pulumi.Resource] | None = None, **spec: Any) -> k8s.core.v1.Service:
         # The pods are not there yet when the headless Service is made: waiting for endpoints would be for ever.
@@ -63,7 +70,11 @@ class Standalone(SessionStore):
         return k8s.core.v1.Service(
             name,
             metadata=self._meta(name, **skip),
-            spec={"selector": pods.selector(self._app), "ports": [{"name": "redis", "port": conf.PORT, "target_port": "redis"}], **spec},
+            spec={
+                "selector": pods.selector(self._app),
+                "ports": [{"name": "redis", "port": conf.PORT, "target_port": "redis"}],
+                **spec,
+            },
             opts=self._opts(depends_on=depends_on),
         )
 
@@ -102,7 +113,8 @@ class Standalone(SessionStore):
             secret_volumes["tls"] = (settings.tls_secret, conf.TLS_DIR)
         mounts = [{"name": key, "mount_path": path, "read_only": True} for key, (_, path) in secret_volumes.items()]
         volumes: list[dict[str, Any]] = [
-            {"name": key, "secret": {"secret_name": secret, "default_mode": 0o440}} for key, (secret, _) in secret_volumes.items()
+            {"name": key, "secret": {"secret_name": secret, "default_mode": 0o440}}
+            for key, (secret, _) in secret_volumes.items()
         ]
         mounts += [
             {"name": "config", "mount_path": conf.CONF_DIR, "read_only": True},
@@ -118,7 +130,10 @@ class Standalone(SessionStore):
         return {
             "metadata": {
                 "labels": self._labels,
-                "annotations": {"session-store/config": files_fingerprint, "session-store/password": self._args.password_fingerprint},
+                "annotations": {
+                    "session-store/config": files_fingerprint,
+                    "session-store/password": self._args.password_fingerprint,
+                },
             },
             "spec": {
                 "automount_service_account_token": False,
