@@ -256,7 +256,9 @@ function superviseRedis(settings, prefix, metrics, say, info) {
   function failure(err) {
     if (err instanceof SessionStoreError) return err
     const detail = redact(err.errors?.map((one) => one.message).join('; ') || err.message || err.code || err)
-    if (err instanceof ConnectionTimeoutError) return new SessionStoreError('TIMEOUT', detail)
+    if (err instanceof ConnectionTimeoutError) {
+      return new SessionStoreError('TIMEOUT', `no ${settings.tls ? 'TLS handshake (is this Redis without TLS?)' : 'connection'}`)
+    }
     const word = /^[A-Z]+/.exec(err.message)?.[0]
     if (err instanceof ErrorReply) return new SessionStoreError(word in MEANING ? word : 'OTHER', detail)
     const tls = settings.tls && /TLS|SSL|CERT|SIGNATURE|ISSUER|EPROTO|ENOENT|PEM/.test(`${err.code} ${err.message}`)

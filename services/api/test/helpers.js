@@ -23,13 +23,13 @@ async function freePort() {
   return port
 }
 
-/** Poll until `check` gives something truthy, and give that. */
-async function until(what, check) {
+/** Poll until `check` gives something truthy, and give that. `output`: what the process in question has said. */
+async function until(what, check, output = { text: '' }) {
   const end = Date.now() + PATIENCE_MS
   for (;;) {
     const value = await check()
     if (value) return value
-    if (Date.now() > end) throw new Error(`still not so: ${what}`)
+    if (Date.now() > end) throw new Error(`still not so: ${what}\n${output.text}`)
     await sleep(20)
   }
 }
@@ -67,10 +67,11 @@ async function startRedis(t, lines = [], { port, dir = tempDir(t), admin: adminO
   t.after(() => kill(child))
   const output = capture(child)
   child.stdin.end(conf.join('\n') + '\n')
-  await until(`redis-server says "${waitFor}"\n${output.text}`, () => {
+  const says = () => {
     if (child.exitCode !== null) throw new Error(`redis-server died:\n${output.text}`)
     return output.text.includes(waitFor)
-  })
+  }
+  await until(`redis-server says "${waitFor}"`, says, output)
   const admin = createClient({ disableClientInfo: true, ...adminOptions, socket: { host: '127.0.0.1', port, ...adminOptions.socket } })
   admin.on('error', () => {})
   await admin.connect()
@@ -107,10 +108,11 @@ async function startApi(t, env, { script = 'app.js', ready = true } = {}) {
   const child = spawn(process.execPath, [script], { cwd: API_DIR, env, stdio: ['ignore', 'pipe', 'pipe'] })
   t.after(() => kill(child))
   const output = capture(child)
-  const port = await until(`${script} listens`, () => {
+  const listens = () => {
     if (child.exitCode !== null) throw new Error(`${script} died:\n${output.text}`)
     return /Listening on port (\d+)/.exec(output.text)?.[1]
-  })
+  }
+  const port = await until(`${script} listens`, listens, output)
   const api = {
     child,
     url: `http://127.0.0.1:${port}`,
@@ -119,12 +121,14 @@ async function startApi(t, env, { script = 'app.js', ready = true } = {}) {
     },
     request: (target, options = {}) =>
       fetch(api.url + target, { redirect: 'manual', signal: AbortSignal.timeout(PATIENCE_MS), ...options }),
-    becomes: (status, reason = '') =>
-      until(`/readyz is ${status} ${reason}\n${output.text}`, async () => {
+    becomes(status, reason = '') {
+      const check = async () => {
         const reply = await api.request('/readyz')
         const text = await reply.text()
-        return reply.status === status && text.includes(reason) && text
-      }),
+        return reply.status === status && text.includes(reason) && (text || true)
+      }
+      return until(`/readyz is ${status} ${reason}`, check, output)
+    },
     async stop() {
       child.kill('SIGTERM')
       return exitOf(child)
