@@ -18,12 +18,18 @@ PORT = 6379
 
 
 @dataclass(frozen=True)
-class Paths:
-    """Where a Redis finds its files; tests use folders of their own."""
+class Place:
+    """Where a Redis finds its files and listens; tests give it folders and a port of their own."""
 
+    conf: str = f"{CONF_DIR}/redis.conf"
     auth: str = AUTH_FILE
+    password: str = PASSWORD_FILE
     tls: str = TLS_DIR
     data: str = DATA_DIR
+    port: int = PORT
+
+
+POD = Place()
 
 
 def maxmemory(settings: Settings) -> int:
@@ -37,12 +43,12 @@ def maxmemory(settings: Settings) -> int:
     return max(int(limit * share) - 16 * MIB, 16 * MIB) // MIB * MIB
 
 
-def redis_conf(settings: Settings, paths: Paths = Paths()) -> str:
+def redis_conf(settings: Settings, place: Place = POD) -> str:
     """redis.conf. The password is not in it: start.sh renders it into the included file on a memory volume."""
     lines = [
         "bind * -::*",
-        f"port {0 if settings.tls.enabled else PORT}",
-        f"dir {paths.data}",
+        f"port {0 if settings.tls.enabled else place.port}",
+        f"dir {place.data}",
         "tcp-keepalive 60",
         f"maxmemory {maxmemory(settings)}",
         "# A login is never evicted silently: a full Redis refuses writes, which the API answers with 503.",
@@ -54,20 +60,18 @@ def redis_conf(settings: Settings, paths: Paths = Paths()) -> str:
         lines += ["appendonly no", 'save ""']
     if settings.tls.enabled:
         lines += [
-            f"tls-port {PORT}",
-            f"tls-cert-file {paths.tls}/tls.crt",
-            f"tls-key-file {paths.tls}/tls.key",
-            f"tls-ca-cert-file {paths.tls}/ca.crt",
+            f"tls-port {place.port}",
+            f"tls-cert-file {place.tls}/tls.crt",
+            f"tls-key-file {place.tls}/tls.key",
+            f"tls-ca-cert-file {place.tls}/ca.crt",
             'tls-protocols "TLSv1.2 TLSv1.3"',
             "# Clients prove themselves by password, not by certificate.",
             "tls-auth-clients no",
         ]
-    return "\n".join([*lines, f"include {paths.auth}", ""])
+    return "\n".join([*lines, f"include {place.auth}", ""])
 
 
-def start_script(
-    paths: Paths = Paths(), password_file: str = PASSWORD_FILE, conf: str = f"{CONF_DIR}/redis.conf"
-) -> str:
+def start_script(place: Place = POD) -> str:
     """start.sh: render the password from the Secret's file to the memory volume, then become redis-server.
 
     printf is built into sh, so the password is in no process's arguments or environment.
@@ -75,32 +79,33 @@ def start_script(
     return f"""#!/bin/sh
 set -eu
 umask 077
-if [ ! -s {password_file} ]; then
-  echo 'session-store: {password_file} is empty or missing: the password Secret has no key "password"' >&2
+if [ ! -s {place.password} ]; then
+  echo 'session-store: {place.password} is empty or missing: the password Secret has no key "password"' >&2
   exit 1
 fi
-password=$(sed 's/[\\\\"]/\\\\&/g' {password_file})
-printf 'requirepass "%s"\\n' "$password" > {paths.auth}
+password=$(sed 's/[\\\\"]/\\\\&/g' {place.password})
+printf 'requirepass "%s"\\n' "$password" > {place.auth}
 unset password
-exec redis-server {conf}
+exec redis-server {place.conf}
 """
 
 
-def probe_script(settings: Settings, password_file: str = PASSWORD_FILE) -> str:
+def probe_script(settings: Settings, place: Place = POD) -> str:
     """probe.sh liveness|readiness.
 
-    Ready is PONG. Alive is any answer of Redis's own, LOADING and a refused password among them: a restart would only
-    make it load again. The password travels in the environment of one short redis-cli.
+    Ready is PONG. Alive is any answer of Redis's own (LOADING, a refused password, too many clients): a restart would
+    only make it load again. The password travels in the environment of one short redis-cli.
     """
     # --insecure: this is loopback inside the pod, and an expired certificate must not have Redis restarted.
     tls = " --tls --insecure" if settings.tls.enabled else ""
     return f"""#!/bin/sh
-REDISCLI_AUTH=$(cat {password_file}) || exit 1
+REDISCLI_AUTH=$(cat {place.password}) || exit 1
 export REDISCLI_AUTH
-reply=$(redis-cli --no-auth-warning -h 127.0.0.1 -p {PORT}{tls} PING 2>&1)
+reply=$(redis-cli --no-auth-warning -h 127.0.0.1 -p {place.port}{tls} PING 2>&1)
 case "$1/$reply" in
   */PONG) exit 0 ;;
-  liveness/*LOADING*|liveness/*BUSY*|liveness/*MASTERDOWN*|liveness/*NOAUTH*|liveness/*WRONGPASS*) exit 0 ;;
+  liveness/|liveness/Could*|liveness/Error*) ;;
+  liveness/*) exit 0 ;;
 esac
 echo "$reply" | head -n 1
 exit 1

@@ -19,7 +19,19 @@ def config(**changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"redis": {"image": REDIS_IMAGE}, "api": {"image": API_IMAGE}}
     for key, value in changes.items():
         values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
-    return {key: {k: v for k, v in value.items() if v is not ...} if isinstance(value, dict) else value for key, value in values.items()}
+    return {
+        key: {k: v for k, v in value.items() if v is not ...} if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The value without the engine's marks of what is secret."""
+    if isinstance(value, dict):
+        if rpc._special_sig_key in value:
+            return _plain(value["value"])
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 @dataclass
@@ -27,13 +39,16 @@ class Declared(mocks.Mocks):
     """What the program declared: (kind, name) to plain inputs."""
 
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    parents: dict[str, str] = field(default_factory=dict)
+    secret: set[tuple[str, str]] = field(default_factory=set)
+    """Objects with an input that the engine keeps encrypted."""
     outputs: dict[str, Any] = field(default_factory=dict)
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
         kind = args.typ.rsplit(":", 1)[-1]
-        self.objects[kind, args.name] = args.inputs
-        outputs = dict(args.inputs)
+        outputs = self.objects[kind, args.name] = _plain(args.inputs)
+        if outputs != args.inputs:
+            self.secret.add((kind, args.name))
+        outputs = dict(outputs)
         if kind == "RandomPassword":
             outputs["result"] = f"{args.name}-".ljust(int(args.inputs["length"]), "x")
         return f"{args.name}-id", outputs
@@ -66,7 +81,9 @@ def declare(values: dict[str, Any]) -> Declared:
     """Run the program with this configuration."""
     declared = Declared()
     pulumi.runtime.set_mocks(declared, project="session-store", stack="test", preview=False)
-    texts = {f"session-store:{key}": value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    texts = {
+        f"session-store:{key}": value if isinstance(value, str) else json.dumps(value) for key, value in values.items()
+    }
     pulumi.runtime.set_all_config(texts)
     original = pulumi.export
     try:
@@ -74,5 +91,4 @@ def declare(values: dict[str, Any]) -> Declared:
         pulumi.runtime.test(lambda: runpy.run_module("infra", run_name="__main__") and None)()
     finally:
         pulumi.export = original
-    assert rpc is not None
     return declared

@@ -1,0 +1,45 @@
+# The two commands: `make up` and `make test`. Each sets up what it needs and is safe to run again.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+IMAGES := .state/images.json
+
+.PHONY: help up down test lint requirements clean
+
+help: ## What can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+# One stamp per content of the pins: a changed requirements file makes the environment anew, nothing else does.
+STAMP := $(VENV)/.$(shell cat requirements-dev.txt 2>/dev/null | sha256sum | cut -c1-16)
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	@echo "Python packages (requirements-dev.txt) into $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+up: $(STAMP) ## Cluster, images and stack dev; ends with a URL and the commands to log in
+	@PY=$(PY) scripts/up
+
+down: $(STAMP) ## Stop the embedded cluster; its data stays (cluster down --purge deletes it)
+	@$(PY) -m cluster down
+
+test: $(STAMP) ## Linters, unit, API, engine and cluster tests, on a cluster of their own
+	@PY=$(PY) scripts/test
+
+lint: $(STAMP) ## ruff, mypy --strict, import-linter
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@PYTHONPATH=. $(VENV)/bin/lint-imports
+
+requirements: ## Compile requirements*.in to exact pins
+	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
+	  --custom-compile-command 'make requirements' requirements.in -o requirements.txt
+	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
+	  --custom-compile-command 'make requirements' requirements-dev.in -c requirements.txt -o requirements-dev.txt
+
+clean: ## Remove what was built in this folder (not the stacks' state in .state)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache services/api/node_modules
