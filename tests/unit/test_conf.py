@@ -8,7 +8,6 @@ import datetime
 import ipaddress
 import os
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -93,9 +92,8 @@ def run(folder: Path, password: str = PASSWORD, **changes: Any) -> Iterator[Runn
             running.client(retry=retry, retry_on_error=[redis.ConnectionError, redis.BusyLoadingError]).ping()
         yield running
     finally:
-        process.send_signal(signal.SIGCONT)
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.fixture(scope="module", autouse=True)
