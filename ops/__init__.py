@@ -1,0 +1,1 @@
+"""What an operator does to a stack: `python -m ops --help`."""

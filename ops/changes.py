@@ -1,0 +1,137 @@
+"""A preview as data: which resource changes, and which of its properties, with secrets masked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ops import report
+from ops.engine import Event
+
+SIGNATURE = "4dabf18193072939515e22adb298388d"
+"""The engine's key for signed values (secrets, among them) in its JSON."""
+MARKS = {
+    "create": "+",
+    "update": "~",
+    "delete": "-",
+    "replace": "+-",
+    "create-replacement": "++",
+    "delete-replaced": "--",
+}
+COLORS = {"+": "green", "~": "yellow", "-": "red", "+-": "magenta"}
+
+
+@dataclass(frozen=True)
+class Property:
+    """One property that changes; `old` and `new` are short texts, None where there is no value."""
+
+    path: str
+    kind: str
+    old: str | None
+    new: str | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One resource that changes."""
+
+    op: str
+    resource: str
+    urn: str
+    properties: tuple[Property, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The change for machines."""
+        return {
+            "op": self.op,
+            "resource": self.resource,
+            "urn": self.urn,
+            "properties": [vars(item) for item in self.properties],
+        }
+
+
+class Collector:
+    """Collects the changes a preview announces."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+
+    def event(self, event: Event) -> None:
+        """Take in one engine event."""
+        if not event.resource_pre_event:
+            return
+        step = event.resource_pre_event.metadata
+        op = step.op.value
+        # A replacement is announced in three steps; the middle one carries the difference and stands for all.
+        if op in ("same", "read", "refresh", "create-replacement", "delete-replaced"):
+            return
+        old, new = (state.inputs or {} if state else {} for state in (step.old, step.new))
+        before = (step.old.outputs or {}) if step.old else {}
+        found = []
+        for path, difference in sorted((step.detailed_diff or {}).items()):
+            kind = difference.diff_kind.value
+            source = old if difference.input_diff or not _has(before, path) else before
+            found.append(Property(path, kind, _show(source, path), _show(new, path)))
+        if not found:
+            found = [Property(key, "update", _show(old, key), _show(new, key)) for key in step.diffs or ()]
+        self.changes.append(Change(op, report.resource(step.urn), step.urn, tuple(found)))
+
+
+def _walk(value: Any, path: str) -> Any:
+    """Follow `spec.template["a.b"][0]`; raises LookupError where it leads nowhere."""
+    for quoted, index, name in re.findall(r'\["((?:[^"\\]|\\.)*)"\]|\[(\d+)\]|([^.\[\]]+)', path):
+        if isinstance(value, Mapping) and SIGNATURE in value:
+            return value
+        value = value[int(index)] if index else value[quoted or name]
+    return value
+
+
+def _has(value: Any, path: str) -> bool:
+    try:
+        _walk(value, path)
+    except (LookupError, TypeError):
+        return False
+    return True
+
+
+def _show(value: Any, path: str) -> str | None:
+    try:
+        found = _walk(value, path)
+    except (LookupError, TypeError):
+        return None
+    text = found if isinstance(found, str) else json.dumps(mask(found), sort_keys=True)
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def mask(value: Any) -> Any:
+    """The value with every secret, at any depth, as `[secret]`."""
+    if isinstance(value, Mapping):
+        return "[secret]" if SIGNATURE in value else {key: mask(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [mask(item) for item in value]
+    return value
+
+
+def table(changes: list[Change]) -> Table:
+    """The changes for people."""
+    result = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("", "resource", "property", "from", "to"):
+        result.add_column(title, overflow="fold")
+    for change in changes:
+        mark = MARKS.get(change.op, change.op)
+        style = COLORS.get(mark, "")
+        first = [Text(mark, style), Text(change.resource, style)]
+        if not change.properties:
+            result.add_row(*first, "", "", "")
+        for item in change.properties:
+            path = f"{item.path} (replaces)" if item.kind.endswith("replace") else item.path
+            result.add_row(*first, Text(path), Text(item.old or "", "red"), Text(item.new or "", "green"))
+            first = [Text(""), Text("")]
+    return result

@@ -1,0 +1,188 @@
+"""`python -m ops`: the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ops import certificates, changes, kube, progress, stacks, tls, workspace
+from ops.errors import OpsError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+certificates_app = typer.Typer(no_args_is_help=True, help="Redis's certificate, where no cert-manager makes it.")
+app.add_typer(certificates_app, name="certificates")
+console = Console()
+
+Stack = Annotated[str, typer.Option("--stack", "-s", help="Which stack: the name in Pulumi.<stack>.yaml.")]
+Images = Annotated[
+    Path | None,
+    typer.Option("--images", help="JSON of `python -m images build`; dev reads .state/images.json by itself."),
+]
+Skip = Annotated[bool, typer.Option("--skip-preflight", help="Start the engine without checking the cluster first.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result there too, for machines.")]
+
+
+@app.command()
+def up(
+    stack: Stack = workspace.DEV,
+    images: Images = None,
+    skip_preflight: Skip = False,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Look at the cluster first and mend what drifted.")
+    ] = False,
+) -> None:
+    """Make the cluster what the program declares, and say how to log in."""
+    target = stacks.select(console, stack, images)
+    if not skip_preflight:
+        stacks.preflight_or_stop(target)
+    done = stacks.up(target, refresh)
+    target.say(f"Stack {stack} is up: {progress.summary(done.changes)}, {done.seconds:.0f} s")
+    for line in stacks.how_to_log_in(target):
+        target.say(line)
+
+
+@app.command()
+def preview(
+    stack: Stack = workspace.DEV,
+    images: Images = None,
+    json_file: Json = None,
+    expect_no_changes: Annotated[
+        bool, typer.Option("--expect-no-changes", help="Exit 1 when anything would change.")
+    ] = False,
+    skip_preflight: Skip = False,
+) -> None:
+    """Show what `up` would change, property by property. Changes nothing."""
+    target = stacks.select(console, stack, images)
+    if not skip_preflight:
+        stacks.preflight_or_stop(target, blocking=False)
+    opened = target.engine.open(target.say)
+    collected = changes.Collector()
+    # The engine lists every step anyway; the collector turns them into our table.
+    done = stacks.run(target, "preview", partial(_preview, opened), collected.event)
+    if collected.changes:
+        console.print(changes.table(collected.changes))
+    target.say(f"Preview of {stack}: {progress.summary(done.changes)} (would be), {done.seconds:.0f} s")
+    if json_file:
+        content = {
+            "stack": stack,
+            "changes": [change.as_json() for change in collected.changes],
+            "counts": done.changes,
+        }
+        json_file.write_text(json.dumps(content, indent=2) + "\n")
+    if expect_no_changes and collected.changes:
+        raise OpsError(f"{len(collected.changes)} resources of {stack} would change; none was expected to.")
+
+
+def _preview(stack: Any, **shown: Any) -> None:
+    stack.preview(suppress_outputs=True, **shown)
+
+
+@app.command()
+def down(
+    stack: Stack = workspace.DEV,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete what the stack declared; say what stays."""
+    target = stacks.select(console, stack)
+    opened = target.engine.open(target.say, create=False)
+    if opened is None:
+        target.say(f"Stack {stack} was never deployed: nothing to delete.")
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise OpsError("`down` deletes a running session store: repeat it with --yes when nobody is there to ask.")
+        typer.confirm(f"Delete the session store of stack {stack} on {target.cluster.context}?", abort=True)
+    target.engine.settle(target.say)
+    done = stacks.run(target, "destroy", partial(_destroy, opened))
+    target.say(f"Stack {stack} is down: {progress.summary(done.changes)}, {done.seconds:.0f} s")
+    for line in stacks.leftovers(target):
+        target.say(line)
+
+
+def _destroy(stack: Any, **shown: Any) -> None:
+    stack.destroy(show_secrets=False, suppress_outputs=True, **shown)
+
+
+@app.command()
+def outputs(stack: Stack = workspace.DEV) -> None:
+    """Print the stack's outputs as JSON."""
+    where = Console(stderr=True)
+    target = stacks.select(where, stack)
+    found = deployed(target)
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+
+def deployed(target: stacks.Target) -> dict[str, Any]:
+    """The outputs of a deployed stack.
+
+    Raises:
+        OpsError: with exit code 2, when it is not deployed.
+    """
+    opened = target.engine.open(target.say, create=False)
+    found = target.engine.outputs() if opened else {}
+    if "release" not in found:
+        raise OpsError(f"Stack {target.stack} is not deployed: run `python -m ops up --stack {target.stack}`.", 2)
+    return found
+
+
+@app.command()
+def verify(
+    stack: Stack = workspace.DEV,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Leave the pods alone.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Prove the plan's promises against the live stack; exit 1 when one does not hold."""
+    from ops import verify as checks
+
+    target = stacks.select(console, stack)
+    report = checks.verify(target, deployed(target), read_only)
+    if json_file:
+        json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@certificates_app.command()
+def issue(
+    stack: Stack = workspace.DEV,
+    renew: Annotated[bool, typer.Option("--renew", help="Make a new one although the present one is good.")] = False,
+    days: Annotated[int, typer.Option("--days", min=1, max=825, help="Validity of a new certificate.")] = 90,
+) -> None:
+    """Make the certificate of a stack without cert-manager: our own CA, one Secret for Redis."""
+    where = workspace.find(stack)
+    cluster = kube.connect(stack)
+    usual = where.state / "images.json"
+    known = workspace.read_images(usual) if stack == workspace.DEV and usual.exists() else {}
+    settings = workspace.settings_of(where, workspace.write_mirror(where, known))
+    console.print(
+        f"Stack {stack}: cluster {cluster.context} ({cluster.server}), namespace {settings.namespace}", highlight=False
+    )
+    try:
+        secrets = certificates.ClusterSecrets(cluster, settings.namespace)
+        if settings.create_namespace and secrets.ensure_namespace():
+            console.print(f"Made namespace {settings.namespace}.", highlight=False)
+        said = certificates.issue(secrets, settings, tls.utc_now(), days, renew)
+    except kube.API_ERRORS as error:
+        raise OpsError(kube.why(error, cluster)) from None
+    console.print(said, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run a command; every error an operator can meet is one message and an exit code."""
+    try:
+        app()
+    except OpsError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.code)
+    except kube.API_ERRORS as error:
+        reason = getattr(error, "reason", None) or error
+        Console(stderr=True).print(
+            f"The cluster did not answer as it should: {reason}", style="red", markup=False, soft_wrap=True
+        )
+        sys.exit(1)

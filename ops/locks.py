@@ -1,0 +1,143 @@
+"""Locks of the file backend: whose they are, and whether their owner still lives.
+
+The engine writes a lock file with its process id when it starts and removes it when it ends; `kill -9` leaves it behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from infra.settings import PROJECT
+from ops.errors import OpsError
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One lock file.
+
+    Attributes:
+        path: the file.
+        pid: process id of the engine that made it.
+        host: the machine that engine runs on.
+        user: who started it.
+        since: when, as the engine wrote it.
+    """
+
+    path: Path
+    pid: int
+    host: str
+    user: str
+    since: str
+
+    @property
+    def dead(self) -> bool:
+        """Its engine ran on this machine and is gone (or its process id belongs to another program now)."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        command = _command(self.pid)
+        return command is not None and b"pulumi" not in command
+
+    @property
+    def orphan(self) -> bool:
+        """Its engine still runs, but nobody answers where it was told to find the program: the run was killed."""
+        arguments = (_command(self.pid) or b"").decode(errors="replace").split("\0")
+        client = next((a.removeprefix("--client=") for a in arguments if a.startswith("--client=")), None)
+        if self.host != socket.gethostname() or client is None:
+            return False
+        host, _, port = client.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except (OSError, ValueError):
+            return True
+        return False
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host} (process {self.pid}) since {self.since}"
+
+
+def _command(pid: int) -> bytes | None:
+    """The program and arguments of a process; None where /proc cannot tell."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() or None
+    except OSError:
+        return None
+
+
+def read(environment: Mapping[str, str], stack: str) -> list[Lock]:
+    """The locks on a stack in a file backend; [] for every other backend, which looks after its own.
+
+    Args:
+        environment: holds PULUMI_BACKEND_URL when one is set.
+        stack: the stack's name.
+    """
+    url = urlparse(environment.get("PULUMI_BACKEND_URL", ""))
+    if url.scheme != "file":
+        return []
+    folder = Path(unquote(url.netloc + url.path)).expanduser() / ".pulumi" / "locks" / "organization" / PROJECT / stack
+    locks = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+            locks.append(
+                Lock(path, int(content["pid"]), content["hostname"], content["username"], content["timestamp"])
+            )
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError):
+            # A lock that was cut off while it was written belongs to nobody who could ever remove it.
+            locks.append(Lock(path, 0, "?", "?", "?"))
+    return locks
+
+
+def clear(environment: Mapping[str, str], stack: str, say: Callable[[str], None], patience: float = 60) -> None:
+    """Remove locks of dead engines, stop engines whose run was killed, wait for others.
+
+    Args:
+        environment: the engine's.
+        stack: the stack's name.
+        say: told what is done, one line each.
+        patience: seconds to wait for a lock whose holder lives.
+
+    Raises:
+        OpsError: naming who holds the stack.
+    """
+    end = time.monotonic() + patience
+    told: set[Path] = set()
+    while True:
+        held = []
+        for lock in read(environment, stack):
+            if lock.dead:
+                say(f"Removed the lock that {lock} left: that engine is gone.")
+                lock.path.unlink(missing_ok=True)
+                continue
+            held.append(lock)
+            if lock.path in told:
+                continue
+            told.add(lock.path)
+            if lock.orphan:
+                say(f"The engine of a killed run, {lock}, is still at work: asking it to stop.")
+                os.kill(lock.pid, signal.SIGINT)
+            else:
+                say(f"Stack {stack} is in use by {lock}: waiting up to {patience:.0f} s.")
+        if not held:
+            return
+        if time.monotonic() > end:
+            raise OpsError(
+                f"Stack {stack} is in use by {held[0]}. Wait until that run ends; if it is gone for good, "
+                f"remove its lock with `pulumi cancel --stack {stack}` (file: {held[0].path})."
+            )
+        time.sleep(0.5)

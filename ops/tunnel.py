@@ -1,0 +1,128 @@
+"""Connections to pods through the API server's port-forward. Nothing listens on a local port."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import websocket
+from kubernetes import stream
+from redis.connection import Connection, ConnectionPool
+
+from ops.kube import Cluster
+
+SECONDS = 10.0
+"""No answer takes longer than this."""
+Opener = Callable[[], socket.socket]
+
+
+def open_port(cluster: Cluster, namespace: str, pod: str, port: int) -> socket.socket:
+    """A connected socket to a port of a pod.
+
+    Raises:
+        ApiException: the API server refuses, or there is no such pod.
+    """
+    websocket.setdefaulttimeout(SECONDS)
+    forward = stream.portforward(cluster.core.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port))
+    # The client wraps its end in an object that ssl and http.client do not take for a socket.
+    plain: socket.socket = forward.socket(port)._socket
+    plain.settimeout(SECONDS)
+    return plain
+
+
+def direct(host: str, port: int) -> Opener:
+    """Sockets straight to a host, for a Redis outside the cluster."""
+    return lambda: socket.create_connection((host, port), timeout=SECONDS)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP reply.
+
+    Attributes:
+        status: the code.
+        headers: as sent; `set-cookie` may occur several times.
+        body: decoded JSON, or text when it is none.
+    """
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: Any
+
+    @property
+    def cookies(self) -> list[str]:
+        """The Set-Cookie lines."""
+        return self.headers.get_all("set-cookie") or []
+
+
+def request(connection: socket.socket, method: str, path: str, headers: dict[str, str], body: bytes | None) -> Reply:
+    """One HTTP request over an open socket, which is closed after it."""
+    client = http.client.HTTPConnection("localhost", timeout=SECONDS)
+    client.sock = connection
+    try:
+        client.request(method, path, body, {"Connection": "close", **headers})
+        answer = client.getresponse()
+        text = answer.read().decode(errors="replace")
+    finally:
+        client.close()
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = text
+    return Reply(answer.status, answer.headers, content)
+
+
+class _Through(Connection):
+    """A redis-py connection over a socket that somebody else opens."""
+
+    def __init__(self, opener: Opener, tls: ssl.SSLContext | None, server_name: str | None, **options: Any) -> None:
+        self._opener, self._tls, self._server_name = opener, tls, server_name
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+
+    def _connect(self) -> socket.socket:
+        plain = self._opener()
+        if self._tls is None:
+            return plain
+        try:
+            return self._tls.wrap_socket(plain, server_hostname=self._server_name)
+        except BaseException:
+            plain.close()
+            raise
+
+
+def redis_over(
+    opener: Opener,
+    password: str | None,
+    username: str | None = None,
+    database: int = 0,
+    tls: ssl.SSLContext | None = None,
+    server_name: str | None = None,
+) -> redis.Redis:
+    """A client over sockets that `opener` makes; TLS with `tls`, where given, verifying `server_name`."""
+    pool = ConnectionPool(
+        connection_class=_Through,
+        opener=opener,
+        tls=tls,
+        server_name=server_name,
+        username=username,
+        password=password,
+        db=database,
+        protocol=2,  # every Redis and every proxy speaks it
+        driver_info=None,
+        decode_responses=True,
+        socket_timeout=SECONDS,
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+def trust(ca: str | None) -> ssl.SSLContext:
+    """A client context of TLS 1.2 or later that trusts `ca` (PEM) only; None: the public CAs."""
+    context = ssl.create_default_context(cadata=ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

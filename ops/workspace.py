@@ -1,0 +1,203 @@
+"""The engine's working directory of a stack: a mirror of the repository's Pulumi files under `.state/<stack>/`.
+
+The engine writes into the directory it works in (a salt, encrypted values). A mirror keeps a newcomer's repository clean, and
+lets dev run the images that were built on this machine without naming them in a committed file.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.settings import PROJECT, Settings, SettingsError, parse
+from ops.errors import OpsError
+
+REPO = Path(__file__).resolve().parent.parent
+DEV = "dev"
+SECRETS_KEYS = ("secretsprovider", "encryptedkey", "encryptionsalt")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a stack's files are.
+
+    Attributes:
+        stack: the stack's name, as in Pulumi.<stack>.yaml.
+        repo: the repository with Pulumi.yaml.
+    """
+
+    stack: str
+    repo: Path = REPO
+
+    @property
+    def state(self) -> Path:
+        """`.state`, which git ignores."""
+        return self.repo / ".state"
+
+    @property
+    def directory(self) -> Path:
+        """The engine's working directory."""
+        return self.state / self.stack
+
+    @property
+    def logs(self) -> Path:
+        """Raw engine logs of past runs."""
+        return self.directory / "logs"
+
+    @property
+    def source(self) -> Path:
+        """The committed stack file."""
+        return self.repo / f"Pulumi.{self.stack}.yaml"
+
+    @property
+    def mirror(self) -> Path:
+        """The stack file that the engine reads and writes."""
+        return self.directory / self.source.name
+
+
+def find(stack: str, repo: Path = REPO) -> Workspace:
+    """The workspace of a stack that the repository declares.
+
+    Raises:
+        OpsError: no Pulumi.<stack>.yaml; the message lists the stacks there are.
+    """
+    workspace = Workspace(stack, repo)
+    if not workspace.source.is_file():
+        known = sorted(path.name.split(".")[1] for path in repo.glob("Pulumi.*.yaml"))
+        raise OpsError(
+            f"There is no stack {stack!r}: no {workspace.source.name} in {repo}. Known stacks: {', '.join(known) or 'none'}."
+        )
+    return workspace
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, {} for an empty file.
+
+    Raises:
+        OpsError: not readable as a mapping.
+    """
+    try:
+        value = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise OpsError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise OpsError(f"{path} must hold a YAML mapping, not a {type(value).__name__}.")
+    return value
+
+
+def read_images(path: Path) -> dict[str, str]:
+    """Image references by name, from what `python -m images build --json FILE` wrote.
+
+    Raises:
+        OpsError: the file is missing or has another shape.
+    """
+    try:
+        return {name: str(entry["ref"]) for name, entry in json.loads(path.read_text()).items()}
+    except OSError as error:
+        raise OpsError(
+            f"{path} cannot be read ({error.strerror}); make it with `python -m images build --json {path}`."
+        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise OpsError(f'{path} must look like {{"redis": {{"ref": "NAME@sha256:..."}}, "api": {{...}}}}.') from None
+
+
+def with_images(config: Mapping[str, Any], images: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration with the images filled in that it leaves open.
+
+    Args:
+        config: `session-store:<key>` to value.
+        images: `redis` and `api` to a reference by digest.
+    """
+    filled = dict(config)
+    for part, excluded_by in (("redis", "host"), ("api", "existingDeployment")):
+        value = filled.get(f"{PROJECT}:{part}") or {}
+        if part in images and isinstance(value, dict) and not value.get("image") and not value.get(excluded_by):
+            filled[f"{PROJECT}:{part}"] = {**value, "image": images[part]}
+    return filled
+
+
+def write_mirror(workspace: Workspace, images: Mapping[str, str]) -> dict[str, Any]:
+    """Write the mirror; the secrets salt of an earlier run stays valid.
+
+    Returns:
+        The configuration in force: `session-store:<key>` to value.
+    """
+    directory = workspace.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    project = read_yaml(workspace.repo / "Pulumi.yaml")
+    project.pop("main", None)  # the program runs inline, from this process
+    project["runtime"] = "python"
+    (directory / "Pulumi.yaml").write_text(yaml.safe_dump(project, sort_keys=False))
+    kept = read_yaml(workspace.mirror) if workspace.mirror.exists() else {}
+    stack = read_yaml(workspace.source)
+    if not any(key in stack for key in SECRETS_KEYS):
+        stack |= {key: kept[key] for key in SECRETS_KEYS if key in kept}
+    stack["config"] = with_images(stack.get("config") or {}, images)
+    partial = workspace.mirror.with_suffix(".new")
+    partial.write_text(yaml.safe_dump(stack, sort_keys=False))
+    partial.replace(workspace.mirror)
+    defaults = {key: value["default"] for key, value in (project.get("config") or {}).items() if "default" in value}
+    return {**defaults, **stack["config"]}
+
+
+def publish_salt(workspace: Workspace) -> str | None:
+    """Copy what the engine needs to decrypt a shared stack's secrets from the mirror into the committed file.
+
+    Returns:
+        A line that tells to commit it; None: nothing to do (dev keeps its salt to itself).
+    """
+    if workspace.stack == DEV:
+        return None
+    committed = read_yaml(workspace.source)
+    made = {
+        key: value for key, value in read_yaml(workspace.mirror).items() if key in SECRETS_KEYS and key not in committed
+    }
+    if not made:
+        return None
+    text = workspace.source.read_text()
+    # Appended as text: the file's comments and order belong to its authors.
+    workspace.source.write_text(text + ("" if text.endswith("\n") or not text else "\n") + yaml.safe_dump(made))
+    return f"{workspace.source.name} now holds {', '.join(made)}: commit it, every other run of this stack needs it."
+
+
+def settings_of(workspace: Workspace, config: Mapping[str, Any]) -> Settings:
+    """The stack's settings, read without the engine; encrypted values read as `[secret]`.
+
+    Raises:
+        OpsError: naming every wrong key at once.
+    """
+    values: dict[str, Any] = {}
+    for full, value in config.items():
+        project, _, key = full.partition(":")
+        if project == PROJECT:
+            values[key] = _plain(value)
+    try:
+        return parse(values)
+    except SettingsError as error:
+        raise OpsError(f"{error}\nFile: {workspace.source}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"secure"}:
+            return "[secret]"
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def passphrase_file(workspace: Workspace) -> Path:
+    """The generated passphrase of dev's secrets, mode 0600; made when missing."""
+    path = workspace.state / "passphrase"
+    if not path.exists():
+        workspace.state.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(32))
+    return path
