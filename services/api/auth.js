@@ -54,8 +54,7 @@ const userOf = (req) => {
   return user
 }
 
-const call = (object, method) =>
-  new Promise((resolve, reject) => object[method]((err) => (err ? reject(err) : resolve())))
+const call = (object, method) => new Promise((resolve, reject) => object[method]((err) => (err ? reject(err) : resolve())))
 
 /** Log `user` in under a new session id (a planted one is worthless) and return only when the session is stored. */
 async function logIn(req, user) {

@@ -118,7 +118,10 @@ function readRedisSettings(read) {
   const { problem, text } = read
   const host = text('REDIS_HOST', 'redis')
   if (!net.isIP(host) && !/^[A-Za-z0-9_.-]+$/.test(host)) {
-    problem('REDIS_HOST', `"${host.replace(/\/\/.*@/, '//…@')}" is not a host name; give the name or address only, the port goes to REDIS_PORT`)
+    problem(
+      'REDIS_HOST',
+      `"${host.replace(/\/\/.*@/, '//…@')}" is not a host name; give the name or address only, the port goes to REDIS_PORT`,
+    )
   }
   const password = text('REDIS_PASSWORD')
   if (/[\r\n]/.test(password)) problem('REDIS_PASSWORD', 'it holds a line break; write the Secret without one (echo -n)')
@@ -160,7 +163,9 @@ function readSettings(env) {
   const production = read.oneOf('NODE_ENV', ['production', 'development', 'test'], 'development') === 'production'
   const store = read.oneOf('SESSION_STORE', ['redis', 'memory'], 'redis')
 
-  const secrets = text('API_SESSION_SECRET', '').split(',').map((secret) => secret.trim())
+  const secrets = text('API_SESSION_SECRET', '')
+    .split(',')
+    .map((secret) => secret.trim())
   if (!text('API_SESSION_SECRET')) problem('API_SESSION_SECRET', 'missing; set a long random text (openssl rand -hex 32)')
   else if (secrets.includes('')) problem('API_SESSION_SECRET', 'an entry of the comma-separated list is empty; remove the extra comma')
   else if (production && secrets.some((secret) => secret.length < 16)) {
@@ -206,7 +211,11 @@ function storeMetrics(promClient, register) {
   }
   const registers = [register || promClient.register]
   return {
-    created: new promClient.Counter({ name: 'session_store_sessions_created_total', help: 'Sessions written for the first time', registers }),
+    created: new promClient.Counter({
+      name: 'session_store_sessions_created_total',
+      help: 'Sessions written for the first time',
+      registers,
+    }),
     errors: new promClient.Counter({
       name: 'session_store_errors_total',
       help: 'Failed operations of the session store',
@@ -319,7 +328,13 @@ function superviseRedis(settings, prefix, metrics, say, info) {
         })
       })
       writeProblem = null
-      await Promise.race([client.connect().then(() => probe(client)).catch(toleratingRefusedWrites), handshakeLate])
+      await Promise.race([
+        client
+          .connect()
+          .then(() => probe(client))
+          .catch(toleratingRefusedWrites),
+        handshakeLate,
+      ])
       if (closed) return discard(client)
       if (!client.isReady) throw new Error('Socket closed unexpectedly')
       current = client
@@ -366,7 +381,9 @@ function superviseRedis(settings, prefix, metrics, say, info) {
   const heartbeat = setInterval(() => {
     if (beating || !current) return
     beating = true
-    run('ping', probe).catch(() => {}).finally(() => void (beating = false))
+    run('ping', probe)
+      .catch(() => {})
+      .finally(() => void (beating = false))
   }, HEARTBEAT_MS)
 
   attempting = attempt()
@@ -488,7 +505,9 @@ function createSessionStore({ env = process.env, settings, promClient, register,
   const redis = inMemory ? null : superviseRedis(settings.redis, settings.prefix, metrics, say, (message) => log.info(message))
   const store = inMemory ? new session.MemoryStore() : redisSessionStore(redis, settings, metrics, say)
   if (inMemory) {
-    log.error('SESSION_STORE=memory: sessions are NOT in Redis. They are lost at restart and not shared between replicas. Set SESSION_STORE=redis')
+    log.error(
+      'SESSION_STORE=memory: sessions are NOT in Redis: lost at restart, not shared between replicas. Set SESSION_STORE=redis again soon',
+    )
     metrics.connected.set(1)
   }
 
@@ -518,7 +537,11 @@ function createSessionStore({ env = process.env, settings, promClient, register,
       if (fresh.delete(sess)) {
         metrics.created.inc()
         if (sess.cookie.secure && !sess.req.secure) {
-          say('insecure', 'Session cookie NOT sent: it is for HTTPS only and the request came by HTTP. Behind a proxy set TRUST_PROXY; without HTTPS set SESSION_COOKIE_SECURE=false')
+          say(
+            'insecure',
+            'Session cookie NOT sent: it is for HTTPS only and the request came by HTTP. ' +
+              'Behind a proxy set TRUST_PROXY; without HTTPS set SESSION_COOKIE_SECURE=false',
+          )
         }
       }
       callback()

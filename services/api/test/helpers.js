@@ -170,8 +170,24 @@ function makeCa(dir, name, names = 'IP:127.0.0.1') {
   const openssl = (...args) => execFileSync('openssl', args, { cwd: dir, stdio: 'pipe' })
   const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-x509', '-days', '2']
   openssl('req', ...key, '-keyout', `${name}.key`, '-out', `${name}.crt`, '-subj', `/CN=${name}`)
-  openssl('req', ...key, '-keyout', `${name}-server.key`, '-out', `${name}-server.crt`, '-subj', '/CN=redis', '-CA', `${name}.crt`,
-    '-CAkey', `${name}.key`, '-addext', `subjectAltName=${names}`, '-addext', 'basicConstraints=critical,CA:FALSE')
+  openssl(
+    'req',
+    ...key,
+    '-keyout',
+    `${name}-server.key`,
+    '-out',
+    `${name}-server.crt`,
+    '-subj',
+    '/CN=redis',
+    '-CA',
+    `${name}.crt`,
+    '-CAkey',
+    `${name}.key`,
+    '-addext',
+    `subjectAltName=${names}`,
+    '-addext',
+    'basicConstraints=critical,CA:FALSE',
+  )
   return {
     ca: path.join(dir, `${name}.crt`),
     conf: ['tls-port', `tls-cert-file ${dir}/${name}-server.crt`, `tls-key-file ${dir}/${name}-server.key`, 'tls-auth-clients no'],

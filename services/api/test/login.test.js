@@ -166,7 +166,12 @@ test('in production the cookie is for HTTPS, which a trusted proxy may vouch for
 })
 
 test('SESSION_STORE=memory works without Redis and says so, loudly', async (t) => {
-  const memory = { SESSION_STORE: 'memory', NODE_ENV: 'production', SESSION_COOKIE_SECURE: 'false', API_SESSION_SECRET: 'a-long-secret-for-production' }
+  const memory = {
+    SESSION_STORE: 'memory',
+    NODE_ENV: 'production',
+    SESSION_COOKIE_SECURE: 'false',
+    API_SESSION_SECRET: 'a-long-secret-for-production',
+  }
   const api = await startApi(t, apiEnv(null, { ...memory, REDIS_PORT: 'broken' }))
   const ada = visitor()
   await ada.logIn(api, 'ada')

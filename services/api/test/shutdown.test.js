@@ -25,7 +25,10 @@ const submitCode = (api, who) => who.visit(api, '/auth', { method: 'POST', body:
 
 const refuses = (api) =>
   until('new connections are refused', () =>
-    api.request('/healthz', { headers: { connection: 'close' } }).then((reply) => reply.text().then(() => false), () => true),
+    api.request('/healthz', { headers: { connection: 'close' } }).then(
+      (reply) => reply.text().then(() => false),
+      () => true,
+    ),
   )
 
 test('SIGTERM: not ready at once, still serving during the delay, then exit 0', async (t) => {

@@ -21,7 +21,9 @@ test('TLS with the right CA; plaintext to a TLS Redis and TLS to a plaintext Red
   assert.equal((await ada.status(plaintext)).status, 503)
 
   const open = await startRedis(t)
-  const mismatch = await startApi(t, apiEnv(open, { REDIS_TLS: 'true', REDIS_TLS_CA: ca, REDIS_CONNECT_TIMEOUT_MS: '300' }), { ready: false })
+  const mismatch = await startApi(t, apiEnv(open, { REDIS_TLS: 'true', REDIS_TLS_CA: ca, REDIS_CONNECT_TIMEOUT_MS: '300' }), {
+    ready: false,
+  })
   await mismatch.becomes(503, 'is this Redis without TLS?')
   assert.equal((await visitor().logIn(mismatch)).status, 503)
   assert.equal(await open.admin.dbSize(), 0)

@@ -5,6 +5,7 @@
 const { test } = require('node:test')
 const assert = require('node:assert/strict')
 const fs = require('node:fs')
+const net = require('node:net')
 const path = require('node:path')
 const { apiEnv, freePort, metric, startApi, startRedis, until, visitor } = require('./helpers')
 
@@ -75,9 +76,28 @@ for (const password of [undefined, 'pw']) {
     redis.resume()
     await api.becomes(200)
     const replies = await Promise.all(people.map((person) => person.status(api)))
-    assert.deepEqual(replies.map((reply) => reply.body.user?.username), people.map((_, i) => `user-${i}`), 'each gets their own session')
+    assert.deepEqual(
+      replies.map((reply) => reply.body.user?.username),
+      people.map((_, i) => `user-${i}`),
+      'each gets their own session',
+    )
   })
 }
+
+test('a server that accepts and never answers is given up, and the real one is found', async (t) => {
+  const held = []
+  const hole = net.createServer((socket) => held.push(socket.on('error', () => {}))).listen(0, '127.0.0.1')
+  await new Promise((resolve) => hole.once('listening', resolve))
+  t.after(() => held.forEach((socket) => socket.destroy()))
+  const { port } = hole.address()
+  const env = apiEnv({ port }, { REDIS_COMMAND_TIMEOUT_MS: '300', REDIS_PASSWORD: 'pw' })
+  const api = await startApi(t, env, { ready: false })
+  await until('it tried', () => held.length > 0)
+  hole.close() // takes no more, but the connections it has stay open
+  await startRedis(t, ['requirepass pw'], { port, admin: { password: 'pw' } })
+  await api.becomes(200)
+  assert.equal((await visitor().logIn(api)).status, 200)
+})
 
 test('a connection that dies silently is noticed without any request', async (t) => {
   const redis = await startRedis(t)
@@ -220,7 +240,10 @@ test('a Redis that is down does not flood the log', async (t) => {
   const api = await startApi(t, apiEnv({ port: await freePort() }), { ready: false })
   await api.becomes(503, 'ECONNREFUSED')
   await Promise.all(Array.from({ length: 200 }, () => visitor().status(api)))
-  await until('several attempts', async () => (await metric(api, 'session_store_errors_total{operation="connect",reason="connection"}')) >= 4)
+  await until(
+    'several attempts',
+    async () => (await metric(api, 'session_store_errors_total{operation="connect",reason="connection"}')) >= 4,
+  )
   const lines = api.log.split('\n').filter((line) => /error/i.test(line))
   assert.ok(lines.length >= 1 && lines.length <= 3, api.log)
 })
