@@ -17,7 +17,7 @@ const net = require('node:net')
 const { X509Certificate } = require('node:crypto')
 const session = require('express-session')
 const RedisStore = require('connect-redis').default
-const { createClient, ConnectionTimeoutError, ErrorReply } = require('redis')
+const { createClient, ConnectionTimeoutError, DisconnectsClientError, ErrorReply } = require('redis')
 
 const RETRY_AFTER_SECONDS = 2
 const BACKOFF_FIRST_MS = 50
@@ -264,6 +264,7 @@ function superviseRedis(settings, prefix, metrics, say, info) {
 
   function failure(err) {
     if (err instanceof SessionStoreError) return err
+    if (err instanceof DisconnectsClientError) return problem // went down with the connection that another command lost
     const detail = redact(err.errors?.map((one) => one.message).join('; ') || err.message || err.code || err)
     if (err instanceof ConnectionTimeoutError) {
       return new SessionStoreError('TIMEOUT', `no ${settings.tls ? 'TLS handshake (is this Redis without TLS?)' : 'connection'}`)

@@ -276,3 +276,46 @@ test('the one file in a bare Express app: a route that only assigns to the sessi
   assertUnavailable(explicit)
   assert.equal((await ada.status(api)).body.username, 'bare')
 })
+
+test('under load while Redis is killed and hangs: 200 or 503, nobody is logged out, nobody sees another', async (t) => {
+  const durable = ['appendonly yes', 'appendfsync always']
+  let redis = await startRedis(t, durable)
+  const api = await startApi(t, apiEnv(redis, { REDIS_COMMAND_TIMEOUT_MS: '300' }))
+  let over = false
+  let served = 0
+  const people = Array.from({ length: 20 }, async (_, i) => {
+    const person = visitor()
+    let loggedIn = false
+    while (!over) {
+      const reply = loggedIn ? await person.status(api) : await person.logIn(api, `user-${i}`)
+      if (reply.status !== 503) {
+        assert.equal(reply.status, 200)
+        assert.equal(reply.body.user.username, `user-${i}`)
+        loggedIn = true
+        served++
+      }
+      await new Promise((resolve) => setTimeout(resolve, 10)) // a person reads, and the test's own loop breathes
+    }
+  })
+  const load = Promise.all(people)
+  load.catch(() => {})
+  const servedAgain = async () => {
+    const target = served + 100
+    await Promise.race([load, until('people are served', () => served > target)])
+  }
+  for (let round = 0; round < 2; round++) {
+    await servedAgain()
+    await redis.stop()
+    await api.becomes(503)
+    redis = await startRedis(t, durable, { port: redis.port, dir: redis.dir })
+    await servedAgain()
+    redis.pause()
+    await api.becomes(503)
+    redis.resume()
+  }
+  await servedAgain()
+  over = true
+  await load
+  assert.equal(await metric(api, 'session_store_sessions_created_total'), 20)
+  assert.equal(await api.stop(), 0)
+})
