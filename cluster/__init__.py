@@ -1,0 +1,1 @@
+"""The embedded Kubernetes: real components on one Linux machine, each node a network namespace."""

@@ -1,0 +1,115 @@
+"""What the cluster is made from, by the command lines of `toolchain` (programs) and `images`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import host
+from cluster.spec import REPO, Cluster, ClusterError, Node
+
+BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
+IMAGES = ("pause", "coredns", "local-path-provisioner", "helper")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An OCI archive and the name@digest by which pods refer to it."""
+
+    ref: str
+    archive: Path
+
+
+def _module(*arguments: str) -> str:
+    """Run one of our sibling packages; its progress goes to the terminal, its standard output is returned."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=REPO,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ClusterError(f"`python -m {' '.join(arguments)}` failed (exit {done.returncode}); see its message above")
+    return done.stdout
+
+
+def binaries() -> Path:
+    """Directory of the programs in BINARIES, built if need be."""
+    lines = _module("toolchain", "build", *BINARIES, "--quiet").strip().splitlines()
+    directory = Path(lines[-1].strip()) if lines else Path()
+    if missing := [b for b in BINARIES if not (directory / b).exists()]:
+        raise ClusterError(f"`python -m toolchain build` left no {', '.join(missing)} in {directory}")
+    return directory
+
+
+def kubectl() -> Path:
+    """Path of kubectl, built if need be."""
+    return Path(_module("toolchain", "path", "kubectl").strip().splitlines()[-1])
+
+
+def images() -> dict[str, Image]:
+    """The images in IMAGES, built if need be."""
+    with host.temporary_file(".json") as file:
+        _module("images", "build", *IMAGES, "--json", str(file))
+        found = json.loads(file.read_text())
+    return {name: Image(found[name]["ref"], Path(found[name]["archive"])) for name in IMAGES}
+
+
+def read_archive(path: Path) -> Image:
+    """The image in an OCI archive; ClusterError when it is none, holds several, or does not say the image's name."""
+    try:
+        with tarfile.open(path) as archive:
+            member = archive.extractfile("index.json")
+            manifests = json.load(member)["manifests"] if member else []
+    except FileNotFoundError:
+        raise ClusterError(f"{path}: no such file") from None
+    except (tarfile.TarError, KeyError, ValueError, OSError) as error:
+        raise ClusterError(
+            f"{path} is not an OCI archive ({error}): write one with `buildah push IMAGE oci-archive:FILE.tar:NAME:TAG`"
+        ) from None
+    if len(manifests) != 1:
+        raise ClusterError(f"{path} holds {len(manifests)} images, one is expected")
+    notes = manifests[0].get("annotations", {})
+    name = notes.get("io.containerd.image.name") or notes.get("org.opencontainers.image.ref.name", "")
+    base = name.partition("@")[0]
+    if ":" in base.rpartition("/")[2]:
+        base = base.rpartition(":")[0]
+    if "/" not in base:
+        raise ClusterError(
+            f"{path} does not say the image's full name (found {name!r}): push it as oci-archive:FILE.tar:HOST/NAME:TAG"
+        )
+    return Image(f"{base}@{manifests[0]['digest']}", path)
+
+
+def _ctr(node: Node, *arguments: str | Path, timeout: float = 600) -> str:
+    return host.run("ctr", "--address", node.containerd_socket, "--namespace", "k8s.io", *arguments, timeout=timeout)
+
+
+def loaded(node: Node) -> set[str]:
+    """Names of the images in a node's containerd."""
+    return set(_ctr(node, "images", "ls", "-q").split())
+
+
+def load(cluster: Cluster, wanted: list[Image], nodes: list[Node] | None = None) -> list[str]:
+    """Import images into nodes that lack them, nodes side by side; returns `node: ref` of each import made."""
+
+    def load_node(node: Node) -> list[str]:
+        there, done = loaded(node), []
+        for image in wanted:
+            if image.ref not in there:
+                base = image.ref.partition("@")[0]
+                _ctr(node, "images", "import", "--digests", "--base-name", base, image.archive)
+                if image.ref not in loaded(node):
+                    raise ClusterError(f"{image.archive} holds another image than {image.ref}: build it again")
+                done.append(f"{node.name}: {image.ref}")
+        return done
+
+    with ThreadPoolExecutor() as pool:
+        return [line for lines in pool.map(load_node, nodes or cluster.nodes) for line in lines]
