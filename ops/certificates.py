@@ -1,4 +1,4 @@
-"""A certificate for Redis on clusters without cert-manager: our own CA in one Secret, the server's certificate in another."""
+"""A certificate for Redis where no cert-manager makes it: our own CA in one Secret, the server's in another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Secrets(Protocol):
     """The little of a cluster that this needs; tests bring their own."""
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """{"labels", "annotations", "owners": [kind, ...], "data": {file: bytes}}, None when there is no such Secret."""
+        """{"labels", "annotations", "owners": [kind, ...], "data": {file: bytes}}, None: no such Secret."""
 
     def write(self, name: str, kind: str, data: Mapping[str, bytes]) -> None:
         """Create or update a Secret of ours."""
@@ -43,7 +43,8 @@ class ClusterSecrets:
         if get(self._core.read_namespace, self._namespace):
             return False
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}  # all else is the program's to say
-        self._apply(self._core.patch_namespace, self._namespace, "Namespace", {"metadata": {"labels": labels}})
+        metadata = {"name": self._namespace, "labels": labels}
+        self._apply(f"/api/v1/namespaces/{self._namespace}", "Namespace", {"metadata": metadata})
         return True
 
     def read(self, name: str) -> dict[str, Any] | None:
@@ -62,15 +63,45 @@ class ClusterSecrets:
         """See `Secrets`."""
         encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
         labels = {"app.kubernetes.io/part-of": "session-store", **OWNED_BY}
-        body = {"type": kind, "data": encoded, "metadata": {"labels": labels}}
-        self._apply(self._core.patch_namespaced_secret, name, "Secret", body, self._namespace)
+        metadata = {"name": name, "namespace": self._namespace, "labels": labels}
+        body = {"type": kind, "data": encoded, "metadata": metadata}
+        self._apply(f"/api/v1/namespaces/{self._namespace}/secrets/{name}", "Secret", body)
 
-    def _apply(self, patch: Any, name: str, kind: str, body: dict[str, Any], *where: str) -> None:
-        metadata = {"name": name, **dict(zip(("namespace",), where, strict=False)), **body.pop("metadata")}
-        patch(
-            name, *where, {"apiVersion": "v1", "kind": kind, "metadata": metadata, **body},
-            field_manager=MANAGER, force=True, _content_type="application/apply-patch+yaml", _request_timeout=TIMEOUT,
-        )  # fmt: skip
+    def _apply(self, path: str, kind: str, body: dict[str, Any]) -> None:
+        content = {"apiVersion": "v1", "kind": kind, **body}
+        # Straight to the API: this client's patch methods cannot say that they apply.
+        self._core.api_client.call_api(
+            path,
+            "PATCH",
+            query_params=[("fieldManager", MANAGER), ("force", "true")],
+            header_params={"Content-Type": "application/apply-patch+yaml", "Accept": "application/json"},
+            body=content,
+            response_type="object",
+            auth_settings=["BearerToken"],
+            _request_timeout=TIMEOUT,
+        )
+
+
+def name_of(settings: Settings) -> str:
+    """The Secret that this stack's Redis takes its certificate from, when it is ours to fill.
+
+    Raises:
+        OpsError: it is not.
+    """
+    name = settings.tls_secret
+    if name is None:
+        raise OpsError(
+            "This stack needs no certificate of its own: session-store:tls.enabled is false, or Redis is external."
+        )
+    if settings.redis.mode == "external":
+        raise OpsError(
+            f"session-store:redis.mode is external: that Redis brings its certificate; put its CA into Secret {name}."
+        )
+    if settings.tls.issuer:
+        raise OpsError(
+            f"cert-manager issues Secret {name} (session-store:tls.issuer): remove that key to issue one here."
+        )
+    return name
 
 
 def issue(secrets: Secrets, settings: Settings, now: datetime, days: int = 90, renew: bool = False) -> str:
@@ -87,21 +118,9 @@ def issue(secrets: Secrets, settings: Settings, now: datetime, days: int = 90, r
         One line that says what was done.
 
     Raises:
-        OpsError: this stack needs none, or the Secret there is somebody else's.
+        OpsError: this stack needs none of ours, or the Secret there is somebody else's.
     """
-    name = settings.tls_secret
-    if name is None:
-        raise OpsError(
-            "This stack needs no certificate of its own: session-store:tls.enabled is false, or Redis is external."
-        )
-    if settings.redis.mode == "external":
-        raise OpsError(
-            "session-store:redis.mode is external: that Redis brings its certificate; put its CA into the Secret instead."
-        )
-    if settings.tls.issuer:
-        raise OpsError(
-            f"cert-manager issues Secret {name} (session-store:tls.issuer): remove that key to use `certificates issue`."
-        )
+    name = name_of(settings)
     present = secrets.read(name)
     _refuse_foreign(name, present)
     names = tls.issued_names(settings.redis.service, settings.namespace)
@@ -109,13 +128,13 @@ def issue(secrets: Secrets, settings: Settings, now: datetime, days: int = 90, r
         findings = tls.examine(present["data"], names, now + min(RENEW_BEFORE, timedelta(days=days) / 2))
         if not findings.errors:
             end = tls.Pair(present["data"]["tls.crt"], b"").parsed.not_valid_after_utc
-            return f"Secret {name} is good until {end:%Y-%m-%d} and covers {names[1]}: nothing to do (--renew makes a new one)."
+            return f"Secret {name} is good until {end:%Y-%m-%d}: nothing to do (--renew makes a new one)."
     authority = _authority(secrets, now, days)
     leaf = tls.make_leaf(authority, names, now, days)
     data = {"tls.crt": leaf.certificate, "tls.key": leaf.key, "ca.crt": authority.certificate}
     secrets.write(name, "kubernetes.io/tls", data)
-    verb = "Renewed" if present else "Made"
-    return f"{verb} Secret {name} for {names[1]}, good until {leaf.parsed.not_valid_after_utc:%Y-%m-%d}; its CA is Secret {CA_SECRET}."
+    verb, end = "Renewed" if present else "Made", leaf.parsed.not_valid_after_utc
+    return f"{verb} Secret {name} for {names[1]}, good until {end:%Y-%m-%d}; its CA is Secret {CA_SECRET}."
 
 
 def _authority(secrets: Secrets, now: datetime, days: int) -> tls.Pair:
@@ -141,10 +160,10 @@ def _refuse_foreign(name: str, present: dict[str, Any] | None) -> None:
     if "Certificate" in present["owners"] or "cert-manager.io/certificate-name" in annotations:
         by = annotations.get("cert-manager.io/certificate-name", "a Certificate")
         raise OpsError(
-            f"Secret {name} belongs to cert-manager ({by}): set session-store:tls.issuer, or tls.secretName to another name."
+            f"Secret {name} belongs to cert-manager ({by}): set session-store:tls.issuer, or another tls.secretName."
         )
     if any(present["labels"].get(key) != value for key, value in OWNED_BY.items()):
         raise OpsError(
-            f"Secret {name} was not made by this command (label {next(iter(OWNED_BY))} is not {MANAGER}) and stays as it is: "
-            "delete it, or set session-store:tls.secretName to another name."
+            f"Secret {name} was not made by this command (it lacks the label {next(iter(OWNED_BY))}={MANAGER}) "
+            "and stays as it is: delete it, or set session-store:tls.secretName to another name."
         )

@@ -157,12 +157,12 @@ def issue(
     """Make the certificate of a stack without cert-manager: our own CA, one Secret for Redis."""
     where = workspace.find(stack)
     cluster = kube.connect(stack)
-    usual = where.state / "images.json"
-    known = workspace.read_images(usual) if stack == workspace.DEV and usual.exists() else {}
-    settings = workspace.settings_of(where, workspace.write_mirror(where, known))
-    console.print(
-        f"Stack {stack}: cluster {cluster.context} ({cluster.server}), namespace {settings.namespace}", highlight=False
-    )
+    # A certificate does not depend on images, which dev may not have built yet.
+    any_image = f"any@sha256:{'0' * 64}"
+    settings = workspace.settings_of(where, workspace.configuration(where, {"redis": any_image, "api": any_image}))
+    head = f"Stack {stack}: cluster {cluster.context} ({cluster.server}), namespace {settings.namespace}"
+    console.print(head, highlight=False, soft_wrap=True)
+    certificates.name_of(settings)
     try:
         secrets = certificates.ClusterSecrets(cluster, settings.namespace)
         if settings.create_namespace and secrets.ensure_namespace():

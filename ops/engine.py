@@ -34,8 +34,8 @@ def program() -> None:
 class Command(auto.PulumiCommand):
     """The CLI in a process group of its own.
 
-    A Ctrl-C at the terminal would reach the engine and us at once; this way each signal is passed on exactly once, and a second
-    one makes the engine stop without waiting.
+    A Ctrl-C at the terminal would reach the engine and us at once; this way each signal is passed on exactly once, and
+    a second one makes the engine stop without waiting.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,7 +97,6 @@ class Engine:
     Attributes:
         workspace: the stack's files.
         tools: the CLI and the plugins in use.
-        config: the configuration in force.
         environment: what the engine gets on top of this process's environment.
     """
 
@@ -110,7 +109,7 @@ class Engine:
     ) -> None:
         self.workspace = where
         self.tools = cli_tools.find()
-        self.config = workspace.write_mirror(where, images)
+        workspace.write_mirror(where, images)
         self.environment = dict(self.tools.environment)
         self.environment |= cli_tools.backend(where)
         self.environment |= cli_tools.passphrase(where, self.environment)

@@ -81,6 +81,8 @@ def connect(stack: str) -> Cluster:
         api = kubernetes.config.new_client_from_config(path)
     except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
         raise OpsError(f"The kubeconfig {path} cannot be used: {error}") from None
+    if not api.configuration.verify_ssl:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # the kubeconfig says so: once is enough
     api.configuration.retries = False  # one attempt, so that the timeouts bound the whole call
     api = kubernetes.client.ApiClient(api.configuration)
     return Cluster(path, active["name"], api.configuration.host, api)
@@ -90,7 +92,8 @@ def why(error: Exception, cluster: Cluster) -> str:
     """One line for a failed API call, naming the server and the fix."""
     if isinstance(error, ApiException):
         if error.status == 401:
-            return f"{cluster.server} refuses the credentials of context {cluster.context}: log in again, or check {cluster.kubeconfig}"
+            user = f"the credentials of context {cluster.context}"
+            return f"{cluster.server} refuses {user}: log in again, or check {cluster.kubeconfig}"
         if error.status == 403:
             return f"context {cluster.context} lacks a right: {message_of(error)}"
         return f"{cluster.server} answered {error.status or 'nothing'}: {message_of(error)}"

@@ -1,6 +1,6 @@
 """Locks of the file backend: whose they are, and whether their owner still lives.
 
-The engine writes a lock file with its process id when it starts and removes it when it ends; `kill -9` leaves it behind.
+The engine writes a lock file with its process id when it starts and removes it when it ends; `kill -9` leaves it.
 """
 
 from __future__ import annotations

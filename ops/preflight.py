@@ -17,10 +17,11 @@ from ops.kube import API_ERRORS, TIMEOUT, Cluster, get, why
 
 OLDEST, NEWEST = (1, 28), (1, 35)
 """Kubernetes minors: what this program needs, and the newest one it was tried with."""
-CONTAINER_DEFAULT = "storageclass.kubernetes.io/is-default-class"
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
-Problem = tuple[bool, str]
-"""(stops the run, text)."""
+
+class Warn(str):
+    """A problem that does not stop a run; any other string does."""
 
 
 def check(cluster: Cluster, settings: Settings, stack: str, now: datetime) -> tuple[list[str], list[str]]:
@@ -29,94 +30,74 @@ def check(cluster: Cluster, settings: Settings, stack: str, now: datetime) -> tu
     Returns:
         (errors, warnings), one line each.
     """
-    found = list(_images(settings))
+    found = list(images(settings))
     try:
         found += _server(cluster)
+        for part in (_namespace, _secrets, _deployment, _storage, _external):
+            found += part(cluster, settings)
+        found += _certificate(cluster, settings, stack, now)
     except API_ERRORS as error:
-        found.append((True, why(error, cluster)))
-        return _sorted(found)
-    for part in (_namespace, _certificate, _secrets, _deployment, _storage, _external):
-        try:
-            found += part(cluster, settings, stack, now)
-        except API_ERRORS as error:
-            found.append((True, f"{part.__name__.strip('_')}: {why(error, cluster)}"))
-    return _sorted(found)
+        found.append(why(error, cluster))
+    return [text for text in found if not isinstance(text, Warn)], [text for text in found if isinstance(text, Warn)]
 
 
-def _sorted(found: list[Problem]) -> tuple[list[str], list[str]]:
-    return [text for stops, text in found if stops], [text for stops, text in found if not stops]
-
-
-def _images(settings: Settings) -> Iterator[Problem]:
+def images(settings: Settings) -> Iterator[str]:
+    """Images that are still placeholders."""
     for key, image in (("redis.image", settings.redis.image), ("api.image", settings.api.image)):
         if image and image.endswith("0" * 64):
             name = image.split("@")[0]
-            yield (
-                True,
-                f"session-store:{key} is a placeholder (its digest is all zeros): put the digest your registry printed for {name}",
-            )
+            yield f"session-store:{key} is a placeholder (digest all zeros): put the digest your registry gave {name}"
 
 
-def _server(cluster: Cluster) -> Iterator[Problem]:
+def certificate(data: dict[str, bytes], settings: Settings, stack: str, now: datetime) -> Iterator[str]:
+    """What is wrong with the TLS Secret's content."""
+    findings = tls.examine(data, tls.names_of(settings.redis.service, settings.namespace), now)
+    advice = f"renew it (`python -m ops certificates issue --stack {stack} --renew` if it is ours)"
+    for text in findings.errors:
+        yield f"TLS Secret {settings.tls_secret}: {text}: {advice}"
+    for text in findings.warnings:
+        yield Warn(f"TLS Secret {settings.tls_secret}: {text}: {advice}")
+
+
+def _server(cluster: Cluster) -> Iterator[str]:
     version = kubernetes.client.VersionApi(cluster.api).get_code(_request_timeout=TIMEOUT)
     # The version may be public; a list of rights is only for those who are logged in.
     review = {"spec": {"namespace": "default"}}
     kubernetes.client.AuthorizationV1Api(cluster.api).create_self_subject_rules_review(review, _request_timeout=TIMEOUT)
     number = (int(version.major), int(re.sub(r"\D", "", version.minor)))
+    runs = f"{cluster.server} runs Kubernetes {version.git_version}"
     if number < OLDEST:
-        yield (
-            True,
-            f"{cluster.server} runs Kubernetes {version.git_version}; {OLDEST[0]}.{OLDEST[1]} is the oldest that serves: upgrade it",
-        )
+        yield f"{runs}; {OLDEST[0]}.{OLDEST[1]} is the oldest that serves: upgrade it"
     if number > NEWEST:
-        yield (
-            False,
-            f"{cluster.server} runs Kubernetes {version.git_version}; this was tried up to {NEWEST[0]}.{NEWEST[1]}",
-        )
+        yield Warn(f"{runs}; this was tried up to {NEWEST[0]}.{NEWEST[1]}")
 
 
-def _namespace(cluster: Cluster, settings: Settings, _stack: str, _now: datetime) -> Iterator[Problem]:
-    found = get(cluster.core.read_namespace, settings.namespace)
+def _namespace(cluster: Cluster, settings: Settings) -> Iterator[str]:
+    name = settings.namespace
+    found = get(cluster.core.read_namespace, name)
     if found is None and not settings.create_namespace:
-        yield (
-            True,
-            (
-                f"namespace {settings.namespace} is missing and session-store:createNamespace is false: "
-                f"`kubectl create namespace {settings.namespace}`, or set it to true"
-            ),
-        )
+        make = f"`kubectl create namespace {name}`, or set it to true"
+        yield f"namespace {name} is missing and session-store:createNamespace is false: {make}"
     if found is not None and found.status and found.status.phase == "Terminating":
-        yield True, f"namespace {settings.namespace} is being deleted: wait until it is gone"
+        yield f"namespace {name} is being deleted: wait until it is gone"
 
 
-def _certificate(cluster: Cluster, settings: Settings, stack: str, now: datetime) -> Iterator[Problem]:
-    name = settings.tls_secret
+def _certificate(cluster: Cluster, settings: Settings, stack: str, now: datetime) -> Iterator[str]:
+    name, where = settings.tls_secret, f"in namespace {settings.namespace}"
     if name is None or settings.tls.issuer:
         return
     data = _data(cluster, settings, name)
     if settings.redis.mode == "external":
         if not (data or {}).get("ca.crt"):
-            yield (
-                True,
-                f"Secret {name} with ca.crt, the CA of {settings.redis.host}, is missing in namespace {settings.namespace}",
-            )
-        return
-    if data is None:
-        yield (
-            True,
-            (
-                f"TLS Secret {name} is missing in namespace {settings.namespace}: make it with "
-                f"`python -m ops certificates issue --stack {stack}`, or set session-store:tls.issuer (cert-manager)"
-            ),
-        )
-        return
-    findings = tls.examine(data, tls.names_of(settings.redis.service, settings.namespace), now)
-    advice = f"renew it (`python -m ops certificates issue --stack {stack} --renew` if it is ours)"
-    yield from ((True, f"TLS Secret {name}: {text}: {advice}") for text in findings.errors)
-    yield from ((False, f"TLS Secret {name}: {text}: {advice}") for text in findings.warnings)
+            yield f"Secret {name} with ca.crt, the CA of {settings.redis.host}, is missing {where}: create it"
+    elif data is None:
+        command = f"`python -m ops certificates issue --stack {stack}`"
+        yield f"TLS Secret {name} is missing {where}: {command} makes it, or set session-store:tls.issuer"
+    else:
+        yield from certificate(data, settings, stack, now)
 
 
-def _secrets(cluster: Cluster, settings: Settings, _stack: str, _now: datetime) -> Iterator[Problem]:
+def _secrets(cluster: Cluster, settings: Settings) -> Iterator[str]:
     names, wanted = settings.credentials, []
     if settings.redis.mode == "external":
         wanted.append((names.password_secret, "password", "the external Redis's password"))
@@ -128,57 +109,46 @@ def _secrets(cluster: Cluster, settings: Settings, _stack: str, _now: datetime) 
         data = _data(cluster, settings, secret)
         if not (data or {}).get(key):
             lack = "is missing" if data is None else f"lacks key {key}"
-            yield (
-                True,
-                (
-                    f"Secret {secret} ({what}) {lack} in namespace {settings.namespace}: "
-                    f"`kubectl -n {settings.namespace} create secret generic {secret} --from-file={key}=FILE`"
-                ),
-            )
+            make = f"`kubectl -n {settings.namespace} create secret generic {secret} --from-file={key}=FILE`"
+            yield f"Secret {secret} ({what}) {lack} in namespace {settings.namespace}: {make}"
 
 
-def _deployment(cluster: Cluster, settings: Settings, _stack: str, _now: datetime) -> Iterator[Problem]:
-    name = settings.api.existing_deployment
+def _deployment(cluster: Cluster, settings: Settings) -> Iterator[str]:
+    name, container = settings.api.existing_deployment, settings.api.container
     if not name:
         return
     found = get(cluster.apps.read_namespaced_deployment, name, settings.namespace)
     if found is None:
-        yield (
-            True,
-            f"Deployment {name} (session-store:api.existingDeployment) is missing in namespace {settings.namespace}: install the chart first",
-        )
+        where = f"in namespace {settings.namespace} (session-store:api.existingDeployment)"
+        yield f"Deployment {name} is missing {where}: install its chart first, or correct the name"
         return
-    containers = [container.name for container in found.spec.template.spec.containers]
-    if settings.api.container not in containers:
-        yield (
-            True,
-            f"Deployment {name} has no container {settings.api.container} (it has {', '.join(containers)}): set session-store:api.container",
-        )
+    names = [item.name for item in found.spec.template.spec.containers]
+    if container not in names:
+        has = f"(it has {', '.join(names)})"
+        yield f"Deployment {name} has no container {container} {has}: set session-store:api.container"
 
 
-def _storage(cluster: Cluster, settings: Settings, _stack: str, _now: datetime) -> Iterator[Problem]:
+def _storage(cluster: Cluster, settings: Settings) -> Iterator[str]:
     if settings.redis.mode == "external" or not settings.redis.appendonly:
         return
     classes = kubernetes.client.StorageV1Api(cluster.api).list_storage_class(_request_timeout=TIMEOUT).items
-    names = ", ".join(item.metadata.name for item in classes) or "none"
+    names = [item.metadata.name for item in classes]
+    there = f"there are: {', '.join(names) or 'none'}"
     wanted = settings.redis.storage.class_name
-    if wanted and wanted not in [item.metadata.name for item in classes]:
-        yield True, f"StorageClass {wanted} (session-store:redis.storage.className) does not exist; there are: {names}"
-    if not wanted and not any((item.metadata.annotations or {}).get(CONTAINER_DEFAULT) == "true" for item in classes):
-        yield (
-            True,
-            f"the cluster has no default StorageClass: set session-store:redis.storage.className to one of: {names}",
-        )
+    if wanted and wanted not in names:
+        yield f"StorageClass {wanted} (session-store:redis.storage.className) does not exist; {there}"
+    if not wanted and not any((item.metadata.annotations or {}).get(DEFAULT_CLASS) == "true" for item in classes):
+        yield f"the cluster has no default StorageClass: set session-store:redis.storage.className; {there}"
 
 
-def _external(_cluster: Cluster, settings: Settings, _stack: str, _now: datetime) -> Iterator[Problem]:
+def _external(_cluster: Cluster, settings: Settings) -> Iterator[str]:
     host, port = settings.redis.host, settings.redis.port
     if settings.redis.mode != "external" or not host:
         return
     try:
         socket.create_connection((host, port), timeout=3).close()
     except OSError as error:
-        yield False, f"{host}:{port} does not answer from here ({error}); the pods may still reach it"
+        yield Warn(f"{host}:{port} does not answer from here ({error}); the pods may still reach it")
 
 
 def _data(cluster: Cluster, settings: Settings, secret: str) -> dict[str, bytes] | None:

@@ -19,12 +19,22 @@ from ops import report
 from ops.engine import Event
 
 DOING = {
-    "create": "creating", "create-replacement": "creating the new", "update": "updating", "delete": "deleting",
-    "delete-replaced": "deleting the old", "replace": "replacing", "refresh": "reading", "read": "reading", "import": "importing",
-}  # fmt: skip
+    "create": "creating",
+    "create-replacement": "creating the new",
+    "update": "updating",
+    "delete": "deleting",
+    "delete-replaced": "deleting the old",
+    "replace": "replacing",
+    "refresh": "reading",
+    "import": "importing",
+}
 DONE = {
-    "create": "created", "create-replacement": "replaced", "update": "updated", "delete": "deleted", "import": "imported",
-}  # fmt: skip
+    "create": "created",
+    "create-replacement": "replaced",
+    "update": "updated",
+    "delete": "deleted",
+    "import": "imported",
+}
 QUIET = {"same", "refresh", "read", "replace", "delete-replaced", "discard", "discard-replaced"}
 
 
@@ -128,11 +138,12 @@ class Progress:
             if reason and not known:
                 self.failures.append(Failure(report.resource(urn), reason))
         elif severity == "warning":
-            self.console.print(f"  [yellow]![/] {report.resource(urn)}: ", text, highlight=False, sep="")
+            if "from $PATH at" not in text:  # which plugins are in use was said before
+                self._say(f"  ! {report.resource(urn)}: {text}", "yellow")
         elif urn in self._steps and text:
             self._steps[urn].status = text.splitlines()[-1].strip()
         elif not ephemeral and text and severity == "info":
-            self.console.print("   ", text, highlight=False, markup=False)
+            self._say(f"    {text}")
 
     def _finish(self, op: str, urn: str, started: Step | None) -> None:
         kind = DONE.get(op, "same" if op in ("same", "read", "refresh") else "")
@@ -142,7 +153,10 @@ class Progress:
         component = ":sessionstore:" in urn or "::pulumi:" in urn or "$sessionstore:" in urn
         if op not in QUIET and not component:
             seconds = f" ({time.monotonic() - started.since:.1f} s)" if started else ""
-            self.console.print(f"  [green]✓[/] {report.resource(urn)} {DONE.get(op, op)}{seconds}", highlight=False)
+            self._say(f"  ✓ {report.resource(urn)} {DONE.get(op, op)}{seconds}")
+
+    def _say(self, line: str, style: str = "") -> None:
+        self.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _write(self, line: str) -> None:
         if not self._file.closed:

@@ -14,7 +14,8 @@ NOISE = (
 FIXES: tuple[tuple[str, str], ...] = (
     (
         r"ErrImageNeverPull|ImagePullBackOff|ErrImagePull",
-        "the nodes cannot get the image: check its name and digest, and the registry's credentials; on the embedded cluster `python -m cluster load-image ARCHIVE` loads it",
+        "the nodes cannot get the image: check its name and digest, and the registry's credentials "
+        "(the embedded cluster: `python -m cluster load-image ARCHIVE`)",
     ),
     (r"CrashLoopBackOff", "the container ends right after its start: `kubectl logs --previous` says why"),
     (
@@ -65,12 +66,14 @@ def reduce_text(text: str) -> str:
     for raw in plain(text).splitlines():
         line = raw.rstrip()
         bare = re.sub(r"^\s*(stderr: |stdout: )?((error|resource|\*): ?|\* )*", "", line.strip())
-        if line.strip().startswith("Traceback (most recent call last)"):
+        if "Traceback (most recent call last)" in line:
             skipping = True
+            bare = bare.partition("Traceback (most")[0]
+            if not bare:
+                continue
+        elif skipping and (line.startswith(" ") or not bare):
             continue
-        if skipping and (line.startswith(" ") or not bare):
-            continue
-        if skipping:
+        elif skipping:
             # The traceback's last line repeats the message, which stood before it, unless nothing did.
             skipping = False
             name, _, rest = bare.partition(": ")

@@ -57,15 +57,14 @@ def select(console: Console, stack: str, images: Path | None = None) -> Target:
     if images is None and stack == workspace.DEV and usual.exists():
         images = usual
     cluster = kube.connect(stack)
-    engine = Engine(where, cluster.kubeconfig, workspace.read_images(images) if images else {})
-    settings = workspace.settings_of(where, engine.config)
+    references = workspace.read_images(images) if images else {}
+    settings = workspace.settings_of(where, workspace.configuration(where, references))
+    engine = Engine(where, cluster.kubeconfig, references)
     target = Target(console, cluster, engine, settings)
     target.say(f"Stack {stack}: cluster {cluster.context} ({cluster.server}), namespace {settings.namespace}")
     target.say(f"Engine: {engine.tools}")
     if "stand-in" in engine.tools.plugins.values() and stack != workspace.DEV:
-        target.say(
-            "! The stand-in plugins are for development and CI: use the official Pulumi for a stack that people rely on."
-        )
+        target.say("! The stand-in plugins are for development and CI: people's stacks need the official Pulumi.")
     return target
 
 
@@ -132,7 +131,8 @@ def _failure(target: Target, verb: str, shown: progress.Progress, error: Excepti
         lines += [f"✗ {failure.resource}: {first}", *(f"    {line}" for line in more)]
         if failure.fix:
             lines.append(f"    fix: {failure.fix}")
-    return "\n".join([*lines, f"The engine's log: {shown.log}", f"When it is mended, {again} goes on from here."])
+    after = f"{again} shows it again" if verb == "preview" else f"{again} goes on from here"
+    return "\n".join([*lines, f"The engine's log: {shown.log}", f"When it is mended, {after}."])
 
 
 def up(target: Target, refresh: bool = False) -> progress.Progress:

@@ -1,7 +1,7 @@
 """The engine's working directory of a stack: a mirror of the repository's Pulumi files under `.state/<stack>/`.
 
-The engine writes into the directory it works in (a salt, encrypted values). A mirror keeps a newcomer's repository clean, and
-lets dev run the images that were built on this machine without naming them in a committed file.
+The engine writes into the directory it works in (a salt, encrypted values). A mirror keeps a newcomer's repository
+clean, and lets dev run the images that were built on this machine without naming them in a committed file.
 """
 
 from __future__ import annotations
@@ -70,9 +70,8 @@ def find(stack: str, repo: Path = REPO) -> Workspace:
     workspace = Workspace(stack, repo)
     if not workspace.source.is_file():
         known = sorted(path.name.split(".")[1] for path in repo.glob("Pulumi.*.yaml"))
-        raise OpsError(
-            f"There is no stack {stack!r}: no {workspace.source.name} in {repo}. Known stacks: {', '.join(known) or 'none'}."
-        )
+        there = f"Known stacks: {', '.join(known) or 'none'}."
+        raise OpsError(f"There is no stack {stack!r}: no {workspace.source.name} in {repo}. {there}")
     return workspace
 
 
@@ -122,18 +121,20 @@ def with_images(config: Mapping[str, Any], images: Mapping[str, str]) -> dict[st
     return filled
 
 
-def write_mirror(workspace: Workspace, images: Mapping[str, str]) -> dict[str, Any]:
-    """Write the mirror; the secrets salt of an earlier run stays valid.
+def configuration(workspace: Workspace, images: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration in force, `session-store:<key>` to value: project defaults, stack file, images."""
+    declared = read_yaml(workspace.repo / "Pulumi.yaml").get("config") or {}
+    defaults = {key: value["default"] for key, value in declared.items() if "default" in value}
+    return with_images({**defaults, **(read_yaml(workspace.source).get("config") or {})}, images)
 
-    Returns:
-        The configuration in force: `session-store:<key>` to value.
-    """
-    directory = workspace.directory
-    directory.mkdir(parents=True, exist_ok=True)
+
+def write_mirror(workspace: Workspace, images: Mapping[str, str]) -> None:
+    """Write the mirror; the secrets salt of an earlier run stays valid."""
+    workspace.directory.mkdir(parents=True, exist_ok=True)
     project = read_yaml(workspace.repo / "Pulumi.yaml")
     project.pop("main", None)  # the program runs inline, from this process
     project["runtime"] = "python"
-    (directory / "Pulumi.yaml").write_text(yaml.safe_dump(project, sort_keys=False))
+    (workspace.directory / "Pulumi.yaml").write_text(yaml.safe_dump(project, sort_keys=False))
     kept = read_yaml(workspace.mirror) if workspace.mirror.exists() else {}
     stack = read_yaml(workspace.source)
     if not any(key in stack for key in SECRETS_KEYS):
@@ -142,8 +143,6 @@ def write_mirror(workspace: Workspace, images: Mapping[str, str]) -> dict[str, A
     partial = workspace.mirror.with_suffix(".new")
     partial.write_text(yaml.safe_dump(stack, sort_keys=False))
     partial.replace(workspace.mirror)
-    defaults = {key: value["default"] for key, value in (project.get("config") or {}).items() if "default" in value}
-    return {**defaults, **stack["config"]}
 
 
 def publish_salt(workspace: Workspace) -> str | None:
@@ -180,12 +179,14 @@ def settings_of(workspace: Workspace, config: Mapping[str, Any]) -> Settings:
     try:
         return parse(values)
     except SettingsError as error:
-        raise OpsError(f"{error}\nFile: {workspace.source}") from None
+        built = f"\n`python -m images build --json {workspace.state}/images.json` makes dev's images."
+        hint = built if workspace.stack == DEV and "image: is missing" in str(error) else ""
+        raise OpsError(f"{error}\nFile: {workspace.source}{hint}") from None
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        if set(value) == {"secure"}:
+        if set(value) == {"secure"} and isinstance(value["secure"], str):
             return "[secret]"
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

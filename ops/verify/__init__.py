@@ -11,7 +11,7 @@ from ops.verify import model, pods, sessions, store
 from ops.verify.live import Live
 
 CHECKS = (*pods.CHECKS, *sessions.CHECKS, *store.CHECKS, *pods.HEALTH, *pods.AFTER)
-"""In this order: what later checks build on comes first, pods are replaced late, and the new ones' logs are read last."""
+"""In this order: what others build on comes first, pods are replaced late, and the new ones' logs are read last."""
 
 
 def verify(target: Target, outputs: dict[str, Any], read_only: bool) -> model.Report:

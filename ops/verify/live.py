@@ -1,4 +1,4 @@
-"""The live stack as the checks see it: its pods, its HTTP, its Redis, and the test sessions that are removed at the end."""
+"""The live stack as the checks see it: its pods, its HTTP, its Redis, and the test sessions, removed at the end."""
 
 from __future__ import annotations
 
