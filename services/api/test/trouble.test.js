@@ -81,6 +81,8 @@ for (const password of [undefined, 'pw']) {
       people.map((_, i) => `user-${i}`),
       'each gets their own session',
     )
+    const connections = async () => (await redis.send('CLIENT', 'LIST')).trim().split('\n').length
+    await until('the given-up connections are closed: one for the API, one for the test', async () => (await connections()) === 2)
   })
 }
 
