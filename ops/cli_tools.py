@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from ops.errors import OpsError
@@ -50,7 +49,6 @@ class Tools:
         return f"pulumi {VERSION} ({self.pulumi}), plugins {plugins}"
 
 
-@cache
 def _version(pulumi: str) -> str | None:
     environment = {**os.environ, "PULUMI_SKIP_UPDATE_CHECK": "true"}
     try:
@@ -72,12 +70,13 @@ def find() -> Tools:
     installed = shutil.which("pulumi")
     if installed and Path(installed).parent == built:
         installed = None
-    if installed and _version(installed) == VERSION:
+    found = _version(installed) if installed else None
+    if installed and found == VERSION:
         pulumi = Path(installed)
     elif _version(str(built / "pulumi")) == VERSION:
         pulumi = built / "pulumi"
     else:
-        other = f" (the one on PATH, {installed}, is {_version(installed) or 'unusable'})" if installed else ""
+        other = f" (the one on PATH, {installed}, is {found or 'unusable'})" if installed else ""
         raise OpsError(f"The Pulumi CLI {VERSION} is not here{other}: run `python -m toolchain build pulumi`.")
     plugins = {name: _plugin(name, package, built, pulumi) for name, package in PLUGINS.items()}
     environment = {"PULUMI_SKIP_UPDATE_CHECK": "true", "PATH": os.environ.get("PATH", os.defpath)}

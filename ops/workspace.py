@@ -7,6 +7,7 @@ clean, and lets dev run the images that were built on this machine without namin
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ def settings_of(workspace: Workspace, config: Mapping[str, Any]) -> Settings:
         return parse(values)
     except SettingsError as error:
         built = f"\n`python -m images build --json {workspace.state}/images.json` makes dev's images."
-        hint = built if workspace.stack == DEV and "image: is missing" in str(error) else ""
+        hint = built if workspace.stack == DEV and re.search(r"(redis|api)(\.image)?: is missing", str(error)) else ""
         raise OpsError(f"{error}\nFile: {workspace.source}{hint}") from None
 
 
