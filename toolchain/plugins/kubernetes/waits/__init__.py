@@ -1,0 +1,1 @@
+"""Waiting until an object does its work, and saying why it does not."""
