@@ -117,13 +117,15 @@ def nodes(cluster: Cluster) -> dict[str, NodeState]:
     return found
 
 
-def stale_pods(cluster: Cluster, since: float) -> str | None:
-    """Pods that still report containers from before `since` (Unix seconds), when a restarted node killed them all."""
+def stale_pods(cluster: Cluster, nodes: set[str], since: float) -> str | None:
+    """Pods of freshly booted nodes that still report containers from before `since` (Unix seconds)."""
     stale = [
         f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         for pod in request(cluster, "/api/v1/pods")["items"]
         for status in pod["status"].get("containerStatuses", [])
-        if "running" in status["state"] and _seconds(status["state"]["running"].get("startedAt")) < int(since) - 1
+        if pod["spec"].get("nodeName") in nodes
+        and "running" in status["state"]
+        and _seconds(status["state"]["running"].get("startedAt")) < int(since) - 1
     ]
     return ", ".join(sorted(set(stale))) or None
 

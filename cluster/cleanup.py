@@ -101,7 +101,7 @@ def down(cluster: Cluster, purge: bool, progress: Callable[[str], None]) -> None
     host.restore_sysctls()
     if purge:
         progress("deleting data")
-        shutil.rmtree(cluster.home)
+        shutil.rmtree(cluster.home, ignore_errors=True)
         registry.unregister(cluster.name)
         with contextlib.suppress(OSError):
             cluster.base.rmdir()

@@ -51,7 +51,6 @@ def up(
         host.install_packages(progress)
         with registry.locked(name, progress):
             cluster = registry.register(name, nodes)
-            cluster.run.mkdir(parents=True, exist_ok=True)
             spinner.stop()  # `toolchain` and `images` draw their own progress
             sources = tools.binaries(), tools.images()
             spinner.start()

@@ -61,10 +61,10 @@ def _etcd(cluster: Cluster, binaries: Path) -> Component:
         peer_key_file=key,
         peer_client_cert_auth=True,
         peer_trusted_ca_file=ca,
-        # One member on one disk: no elections to be quick about, and the page cache outlives a killed process.
+        # One member on one disk: no election to wait for, and the page cache outlives a killed process.
         unsafe_no_fsync=True,
-        heartbeat_interval=1000,
-        election_timeout=5000,
+        heartbeat_interval=100,
+        election_timeout=500,
         log_level="warn",
     )
     return _component(cluster, binaries, "etcd", flags, (cert, ca))

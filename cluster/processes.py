@@ -157,6 +157,8 @@ def _environment(cluster: Cluster, component: Component) -> Mapping[str, str]:
 def failed_to_start(cluster: Cluster, key: str, why: str) -> ClusterError:
     """The one error for a component that does not come up: what, why, the log's end and where the rest is."""
     path = log_path(cluster, key)
+    if key == "etcd":  # it does not wait for the disk, so a power cut may damage its data
+        why += f" (if its data is damaged, `python -m cluster down --name {cluster.name} --purge` starts afresh)"
     return ClusterError(f"{key} {why}; the last lines of its log:\n{tail(path)}\nthe whole log: {path}")
 
 

@@ -18,6 +18,9 @@ from cluster.spec import MAX_CLUSTERS, RUN_BASE, Cluster, ClusterError, check_na
 REGISTRY = Path("/var/lib/session-store/clusters.json")
 
 
+_COPY = "cluster.json"
+
+
 class Entry(TypedDict):
     """One registered cluster."""
 
@@ -65,10 +68,14 @@ def locked(name: str, waiting: Callable[[str], None] | None = None) -> Iterator[
 
 
 def _read() -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    for file in RUN_BASE.glob(f"*/{_COPY}"):  # running clusters are known even when their data was removed by hand
+        with contextlib.suppress(OSError, ValueError):
+            found[file.parent.name] = json.loads(file.read_text())
     try:
-        found: dict[str, Entry] = json.loads(REGISTRY.read_text())
+        found.update(json.loads(REGISTRY.read_text()))
     except FileNotFoundError:
-        return {}
+        pass
     except ValueError as error:
         raise ClusterError(
             f"{REGISTRY} is not JSON ({error}): correct it, or remove it when no cluster is running"
@@ -124,6 +131,7 @@ def register(name: str, nodes: int | None) -> Cluster:
         entries[name] = entry
         (base / name).mkdir(parents=True, exist_ok=True)
         write(REGISTRY, json.dumps(entries, indent=1))
+        write(RUN_BASE / name / _COPY, json.dumps(entry))
         return _cluster(name, entry)
 
 

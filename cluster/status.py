@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cluster import addons, api, net, processes
+from cluster import addons, api, cgroups, net, processes
 from cluster.spec import Cluster, ClusterError
 
 POLICY_NOTE = (
@@ -83,6 +83,7 @@ def as_json(cluster: Cluster, status: Status) -> dict[str, Any]:
             "cgroup": node.cgroup,
             "containerd": str(node.containerd_socket),
             "volumes": str(node.volumes),
+            "all_pids": sorted(cgroups.pids(node.cgroup)),
             "pids": {c: pids[f"{c}-{node.number}"] for c in ("containerd", "kubelet", "kube-proxy")},
         }
         for node in cluster.nodes

@@ -71,8 +71,9 @@ def read_archive(path: Path) -> Image:
     except FileNotFoundError:
         raise ClusterError(f"{path}: no such file") from None
     except (tarfile.TarError, KeyError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
         raise ClusterError(
-            f"{path} is not an OCI archive ({error}): write one with `buildah push IMAGE oci-archive:FILE.tar:NAME:TAG`"
+            f"{path} is not an OCI archive ({reason}): write one with `buildah push IMAGE oci-archive:FILE.tar:NAME:TAG`"
         ) from None
     if len(manifests) != 1:
         raise ClusterError(f"{path} holds {len(manifests)} images, one is expected")
