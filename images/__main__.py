@@ -1,0 +1,5 @@
+"""`python -m images`."""
+
+from images.cli import main
+
+main()
