@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
-HOST = "127.0.0.1"
+HOST, NODE = "127.0.0.1", "node-1"
 # No nodes: nothing that looks after them. With garbage collection deletes are those of a real cluster.
 CONTROLLERS = (
     "deployment,replicaset,statefulset,daemonset,job,endpointslice,garbage-collector-controller,namespace-controller,"
@@ -102,6 +102,7 @@ class ControlPlane:
         core = client.CoreV1Api(self.api)
         wait_for("the API server", lambda: core.read_namespace("default"))
         wait_for("the controllers", lambda: core.read_namespaced_service_account("default", "default"))
+        core.create_node({"metadata": {"name": NODE}})
         self.server = f"https://{HOST}:{api}"
 
     def _start(self, name: str, *arguments: str) -> None:
@@ -192,6 +193,9 @@ class FakeKubelet:
         if pod.metadata.deletion_timestamp:
             self.core.delete_namespaced_pod(name, self.namespace, grace_period_seconds=0)
             return
+        if not pod.spec.node_name:
+            binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": NODE}}
+            self.core.create_namespaced_pod_binding(name, self.namespace, binding, _preload_content=False)
         ready = any(entry.type == "Ready" and entry.status == "True" for entry in pod.status.conditions or [])
         if self.idle or (ready and not self.trouble) or (self.trouble and pod.status.container_statuses):
             return
