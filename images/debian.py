@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -31,6 +32,7 @@ def sources() -> Path:
     raise ImageError(f"no Debian package source is configured on this machine ({' or '.join(SOURCES)})")
 
 
+@functools.cache
 def key(packages: tuple[str, ...]) -> str:
     """Names what these packages give. A newer version in the machine's package list gives a new key: updates arrive."""
     versions = [line for line in host.run("apt-cache", "policy", *packages).splitlines() if "Candidate" in line]

@@ -1,8 +1,8 @@
 """Writing OCI image archives.
 
 A layer is a plain tar, an image is three small JSON files around it, and nothing in them depends on the clock or on a
-compressor's version: the same layers always give the same digest. (`buildah commit` adds history, and a gzip whose bytes
-change between releases.)
+compressor's version: the same layers always give the same digest. (`buildah commit` adds history, and a gzip whose
+bytes change between releases.)
 """
 
 from __future__ import annotations
