@@ -71,6 +71,9 @@ class Collector:
         # A replacement is announced in three steps; the middle one carries the difference and stands for all.
         if op in ("same", "read", "refresh", "create-replacement", "delete-replaced"):
             return
+        # The stack, providers and components are the program's own book-keeping.
+        if step.type.startswith(("pulumi:", "sessionstore:")):
+            return
         old, new = (state.inputs or {} if state else {} for state in (step.old, step.new))
         before = (step.old.outputs or {}) if step.old else {}
         found = []

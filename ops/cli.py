@@ -89,7 +89,7 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete what the stack declared; say what stays."""
-    target = stacks.select(console, stack)
+    target = stacks.select(console, stack, deploys=False)
     opened = target.engine.open(target.say, create=False)
     if opened is None:
         target.say(f"Stack {stack} was never deployed: nothing to delete.")
@@ -113,7 +113,7 @@ def _destroy(stack: Any, **shown: Any) -> None:
 def outputs(stack: Stack = workspace.DEV) -> None:
     """Print the stack's outputs as JSON."""
     where = Console(stderr=True)
-    target = stacks.select(where, stack)
+    target = stacks.select(where, stack, deploys=False)
     found = deployed(target)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
@@ -140,7 +140,7 @@ def verify(
     """Prove the plan's promises against the live stack; exit 1 when one does not hold."""
     from ops import verify as checks
 
-    target = stacks.select(console, stack)
+    target = stacks.select(console, stack, deploys=False)
     report = checks.verify(target, deployed(target), read_only)
     if json_file:
         json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n")
@@ -157,9 +157,7 @@ def issue(
     """Make the certificate of a stack without cert-manager: our own CA, one Secret for Redis."""
     where = workspace.find(stack)
     cluster = kube.connect(stack)
-    # A certificate does not depend on images, which dev may not have built yet.
-    any_image = f"any@sha256:{'0' * 64}"
-    settings = workspace.settings_of(where, workspace.configuration(where, {"redis": any_image, "api": any_image}))
+    settings = workspace.settings_of(where, workspace.configuration(where, workspace.ANY_IMAGES))
     head = f"Stack {stack}: cluster {cluster.context} ({cluster.server}), namespace {settings.namespace}"
     console.print(head, highlight=False, soft_wrap=True)
     certificates.name_of(settings)

@@ -123,6 +123,7 @@ def clear(environment: Mapping[str, str], stack: str, say: Callable[[str], None]
             if lock.dead:
                 say(f"Removed the lock that {lock} left: that engine is gone.")
                 lock.path.unlink(missing_ok=True)
+                lock.path.with_name(f"{lock.path.name}.attrs").unlink(missing_ok=True)
                 continue
             held.append(lock)
             if lock.path in told:

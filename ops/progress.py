@@ -68,6 +68,7 @@ class Progress:
     Attributes:
         console: where to show them.
         log: file for the raw, secret-free event lines.
+        dry: a preview: nothing is really done.
         counts: finished steps by kind (`created`, `same`, ...).
         failures: in the order they came.
         changes: the engine's own count per operation, once it is done.
@@ -75,6 +76,7 @@ class Progress:
 
     console: Console
     log: Path
+    dry: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     changes: dict[str, int] = field(default_factory=dict)
@@ -151,8 +153,9 @@ class Progress:
             self.counts[kind] = self.counts.get(kind, 0) + 1
         self._write(f"done: {op} {urn}")
         component = ":sessionstore:" in urn or "::pulumi:" in urn or "$sessionstore:" in urn
-        if op not in QUIET and not component:
-            seconds = f" ({time.monotonic() - started.since:.1f} s)" if started else ""
+        if op not in QUIET and not component and not self.dry:
+            took = time.monotonic() - started.since if started else 0
+            seconds = f" ({took:.0f} s)" if took >= 1 else ""
             self._say(f"  ✓ {report.resource(urn)} {DONE.get(op, op)}{seconds}")
 
     def _say(self, line: str, style: str = "") -> None:

@@ -41,12 +41,13 @@ class Target:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def select(console: Console, stack: str, images: Path | None = None) -> Target:
+def select(console: Console, stack: str, images: Path | None = None, deploys: bool = True) -> Target:
     """Find a stack's files, tools and cluster, and say which they are. Changes nothing but the mirror.
 
     Args:
         console: where people read.
         stack: the stack's name.
+        deploys: the program will run, so that it needs images.
         images: what `python -m images build --json FILE` wrote; None: `.state/images.json`, for dev, when there is one.
 
     Raises:
@@ -58,7 +59,8 @@ def select(console: Console, stack: str, images: Path | None = None) -> Target:
         images = usual
     cluster = kube.connect(stack)
     references = workspace.read_images(images) if images else {}
-    settings = workspace.settings_of(where, workspace.configuration(where, references))
+    given = references if deploys else {**workspace.ANY_IMAGES, **references}
+    settings = workspace.settings_of(where, workspace.configuration(where, given))
     engine = Engine(where, cluster.kubeconfig, references)
     target = Target(console, cluster, engine, settings)
     target.say(f"Stack {stack}: cluster {cluster.context} ({cluster.server}), namespace {settings.namespace}")
@@ -104,7 +106,7 @@ def run(
         OpsError: it failed or was stopped; the message says what, why and what to do.
     """
     log = target.engine.workspace.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{verb}.log"
-    with progress.Progress(target.console, log) as shown, target.engine.cancellable():
+    with progress.Progress(target.console, log, dry=verb == "preview") as shown, target.engine.cancellable():
 
         def on_event(event: auto.EngineEvent) -> None:
             shown.event(event)

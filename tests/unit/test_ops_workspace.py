@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from ops import cli_tools, workspace
 from ops.errors import OpsError
 
