@@ -47,6 +47,8 @@ class Config:
     user: str
     workdir: str = "/"
     env: dict[str, str] = field(default_factory=dict)
+    entrypoint: list[str] = field(default_factory=list)
+    """Set where a pod's `args` are arguments of the image's program."""
 
 
 Member = tuple[tarfile.TarInfo, bytes]
@@ -111,7 +113,7 @@ def write_image(path: Path, name: str, config: Config, layers: list[Layer]) -> s
     Returns:
         The digest of its manifest, `sha256:<hex>`, which is the image's.
     """
-    run = {"Cmd": config.command, "User": config.user, "WorkingDir": config.workdir}
+    run = {"Cmd": config.command, "Entrypoint": config.entrypoint, "User": config.user, "WorkingDir": config.workdir}
     run["Env"] = [f"{key}={value}" for key, value in sorted(config.env.items())]
     body = _json(
         {

@@ -22,7 +22,7 @@ def _go(name: str, user: str) -> tuple[oci.Config, list[oci.Layer]]:
     path = Path(host.run(sys.executable, "-m", "toolchain", "path", name).strip().splitlines()[-1])
     # The toolchain keeps each build in a folder named by its content.
     layer = _cached(path.resolve().parent.name, lambda: iter([oci.member(name, path.read_bytes())]))
-    return oci.Config([f"/{name}"], user), [layer]
+    return oci.Config([], user, entrypoint=[f"/{name}"]), [layer]
 
 
 def _cached(key: str, members: Callable[[], Iterator[oci.Member]]) -> oci.Layer:
