@@ -119,7 +119,7 @@ class Progress:
         elif event.res_outputs_event:
             step = event.res_outputs_event.metadata
             started = self._steps.pop(step.urn, None)
-            self._finish(step.op.value, step.urn, started)
+            self._finish(step.op.value, step.urn, step.type, started)
         elif event.res_op_failed_event:
             step = event.res_op_failed_event.metadata
             self._steps.pop(step.urn, None)
@@ -147,13 +147,13 @@ class Progress:
         elif not ephemeral and text and severity == "info":
             self._say(f"    {text}")
 
-    def _finish(self, op: str, urn: str, started: Step | None) -> None:
+    def _finish(self, op: str, urn: str, kind_of: str, started: Step | None) -> None:
         kind = DONE.get(op, "same" if op in ("same", "read", "refresh") else "")
         if kind:
             self.counts[kind] = self.counts.get(kind, 0) + 1
         self._write(f"done: {op} {urn}")
-        component = ":sessionstore:" in urn or "::pulumi:" in urn or "$sessionstore:" in urn
-        if op not in QUIET and not component and not self.dry:
+        ours = kind_of.startswith(("pulumi:", "sessionstore:"))  # book-keeping, nothing on the cluster
+        if op not in QUIET and not ours and not self.dry:
             took = time.monotonic() - started.since if started else 0
             seconds = f" ({took:.0f} s)" if took >= 1 else ""
             self._say(f"  ✓ {report.resource(urn)} {DONE.get(op, op)}{seconds}")

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,19 @@ from ops.kube import Cluster
 SECONDS = 10.0
 """No answer takes longer than this."""
 Opener = Callable[[], socket.socket]
+
+
+FORWARDER = "Kubernetes port forward proxy"
+_report = threading.excepthook
+
+
+def _quiet(failure: threading.ExceptHookArgs) -> None:
+    """Keep the client's forwarding threads from printing a traceback when our end of a forward hangs up."""
+    if not (failure.thread and failure.thread.name.startswith(FORWARDER) and issubclass(failure.exc_type, OSError)):
+        _report(failure)
+
+
+threading.excepthook = _quiet
 
 
 def open_port(cluster: Cluster, namespace: str, pod: str, port: int) -> socket.socket:

@@ -69,7 +69,8 @@ def one_key(live: Live) -> str:
     contents = [json.loads(client.get(name) or "{}") for name in new - {extra.key}]
     if any(set(content) == {"cookie"} for content in contents):
         raise Failed("a visitor without a login got a key in Redis (saveUninitialized is on)")
-    return f"a visit made no key, a login made one ({len(contents)} other logins meanwhile)"
+    others = f" (others made {len(contents)} meanwhile)" if contents else ""
+    return f"a visit made no key, a login made one{others}"
 
 
 def cookie(live: Live) -> str:
