@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(REPO)]
 
 from control_plane import ControlPlane, FakeKubelet  # noqa: E402
 from engine import Engine  # noqa: E402

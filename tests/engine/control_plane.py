@@ -1,4 +1,4 @@
-"""etcd, kube-apiserver and kube-controller-manager on loopback, and a stand-in for nodes that tells how pods are doing."""
+"""etcd, kube-apiserver and kube-controller-manager on loopback, and a stand-in for nodes that tells how pods do."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class ControlPlane:
         self._kubeconfig(self.kubeconfig, api, token, "default")
         urls = f"http://{HOST}:{store}"
         self._start(
-            "etcd", f"--data-dir={self.directory}/etcd", f"--listen-client-urls={urls}", f"--advertise-client-urls={urls}",
+            "etcd", f"--data-dir={self.directory}/etcd", f"--listen-client-urls={urls}",
+            f"--advertise-client-urls={urls}",
             f"--listen-peer-urls=http://{HOST}:{peer}", f"--initial-advertise-peer-urls=http://{HOST}:{peer}",
             f"--initial-cluster=default=http://{HOST}:{peer}", "--unsafe-no-fsync", "--log-level=error",
         )  # fmt: skip
@@ -90,8 +91,10 @@ class ControlPlane:
             f"--tls-cert-file={self.directory}/cert.pem", f"--tls-private-key-file={key}",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
             "--service-account-issuer=https://tests.invalid", "--service-cluster-ip-range=10.222.0.0/24",
-            f"--token-auth-file={self.directory}/tokens.csv", "--authorization-mode=RBAC", "--endpoint-reconciler-type=none",
-            f"--advertise-address={HOST}", "--disable-admission-plugins=TaintNodesByCondition", f"--cert-dir={self.directory}",
+            f"--token-auth-file={self.directory}/tokens.csv", "--authorization-mode=RBAC",
+            "--endpoint-reconciler-type=none",
+            f"--advertise-address={HOST}", "--disable-admission-plugins=TaintNodesByCondition",
+            f"--cert-dir={self.directory}",
             "--shutdown-delay-duration=0s",
         )  # fmt: skip
         self._start(
@@ -199,13 +202,19 @@ class FakeKubelet:
         ready = any(entry.type == "Ready" and entry.status == "True" for entry in pod.status.conditions or [])
         if self.idle or (ready and not self.trouble) or (self.trouble and pod.status.container_statuses):
             return
-        status = {"ready": True, "restartCount": 0, "state": {"running": {}}} if not self.trouble else {"ready": False, "restartCount": 0}
+        status = (
+            {"ready": True, "restartCount": 0, "state": {"running": {}}}
+            if not self.trouble
+            else {"ready": False, "restartCount": 0}
+        )
         status |= self.trouble or {}
         containers = [{"name": item.name, "image": item.image, "imageID": "", **status} for item in pod.spec.containers]
         flag = "False" if self.trouble else "True"
+        ended = "terminated" in (self.trouble or {}).get("state", {})
+        phase = "Failed" if ended else "Pending" if self.trouble else "Running"
         body = {
             "status": {
-                "phase": "Pending" if self.trouble else "Running",
+                "phase": phase,
                 "podIP": "10.223.0.1",
                 "podIPs": [{"ip": "10.223.0.1"}],
                 "conditions": [{"type": kind, "status": flag} for kind in ("Ready", "ContainersReady")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,9 @@ class Engine:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def stack(self, program: Callable[[], None]) -> auto.Stack:
+    @cached_property
+    def stack(self) -> auto.Stack:
+        """The stack; `environment` is read when it is first used."""
         work = self.directory / "work"
         work.mkdir(exist_ok=True)
         root = self.directory / "cli"
@@ -62,7 +65,7 @@ class Engine:
         return auto.create_or_select_stack(
             STACK,
             project_name=PROJECT,
-            program=program,
+            program=lambda: None,
             opts=auto.LocalWorkspaceOptions(
                 work_dir=str(work),
                 env_vars=self.variables(),
@@ -75,20 +78,22 @@ class Engine:
         )
 
     def _record(self, event: auto.EngineEvent) -> None:
-        # The Python SDK sends debug lines that hold every registered property, secrets too. No display shows them, and nobody
-        # may write them down.
+        # The Python SDK sends debug lines that hold every registered property, secrets too. No display shows them, and
+        # nobody may write them down.
         if not (event.diagnostic_event and event.diagnostic_event.severity == "debug"):
             self.events.append(json.loads(json.dumps(event, default=vars)))
 
     def up(self, program: Callable[[], None]) -> dict[str, int]:
         """Run `up`; counts of operations by name, without what stays the same."""
-        done = self.stack(program).up(on_event=self._record)
+        done = self.stack.up(program=program, on_event=self._record)
         return {name: count for name, count in (done.summary.resource_changes or {}).items() if name != "same"}
 
     def preview(self, program: Callable[[], None]) -> dict[str, int]:
         """Run `preview`; counts of planned operations, without what stays the same."""
-        done = self.stack(program).preview(on_event=self._record)
-        return {str(getattr(name, "value", name)): count for name, count in done.change_summary.items() if name != "same"}
+        done = self.stack.preview(program=program, on_event=self._record)
+        return {
+            str(getattr(name, "value", name)): count for name, count in done.change_summary.items() if name != "same"
+        }
 
     def failure(self, run: Callable[[Callable[[], None]], Any], program: Callable[[], None]) -> str:
         """Run what must fail; everything that the user then sees."""
@@ -98,12 +103,15 @@ class Engine:
             return str(error)
         raise AssertionError("the run did not fail")
 
+    def outputs(self) -> dict[str, Any]:
+        return {name: output.value for name, output in self.stack.outputs().items()}
+
     def refresh(self) -> dict[str, int]:
-        done = self.stack(lambda: None).refresh(on_event=self._record)
+        done = self.stack.refresh(on_event=self._record)
         return {name: count for name, count in (done.summary.resource_changes or {}).items() if name != "same"}
 
     def destroy(self) -> None:
-        self.stack(lambda: None).destroy(on_event=self._record)
+        self.stack.destroy(on_event=self._record)
 
     @property
     def state_file(self) -> Path:
@@ -116,5 +124,9 @@ class Engine:
 
     def written(self) -> str:
         """All text that runs left behind: state, its backups, work files, events."""
-        files = [path for path in self.directory.rglob("*") if path.is_file() and not path.is_relative_to(self.directory / "cli")]
+        files = [
+            path
+            for path in self.directory.rglob("*")
+            if path.is_file() and not path.is_relative_to(self.directory / "cli")
+        ]
         return "\n".join(path.read_text(errors="replace") for path in files) + json.dumps(self.events, default=str)

@@ -23,12 +23,16 @@ def workload(app: str, replicas: int = 1, **container: Any) -> dict[str, Any]:
     return {"replicas": replicas, "selector": {"matchLabels": {"app": app}}, "template": pod(app, **container)}
 
 
-def stack(replicas: int = 2, colour: str = "blue", service_name: str = "store-headless", strict: bool = False) -> Program:
+def stack(
+    replicas: int = 2, colour: str = "blue", service_name: str = "store-headless", strict: bool = False
+) -> Program:
     """A small copy of what the real program declares: a generated Secret, a config, a store, an API, a Service."""
 
     def run() -> None:
         password = random.RandomPassword("password", length=40, special=False)
-        secret = k8s.core.v1.Secret("secret", metadata={"name": "redis-secret"}, string_data={"password": password.result})
+        secret = k8s.core.v1.Secret(
+            "secret", metadata={"name": "redis-secret"}, string_data={"password": password.result}
+        )
         settings = k8s.core.v1.ConfigMap("settings", metadata={"name": "settings"}, data={"colour": colour})
         store = k8s.apps.v1.StatefulSet(
             "store", metadata={"name": "store"}, spec={"serviceName": service_name, **workload("store")}

@@ -23,7 +23,7 @@ def test_a_stack_lives(engine: Engine, kube: FakeKubelet) -> None:
 
     # Up: everything is there, ready, and described by outputs.
     assert engine.up(stack()) == {"create": 8}
-    outputs = {name: output.value for name, output in engine.stack(stack()).outputs().items()}
+    outputs = engine.outputs()
     password = outputs["password"]
     live = kube.core.read_namespaced_secret("redis-secret", kube.namespace)
     assert base64.b64decode(live.data["password"]).decode() == password
@@ -44,7 +44,9 @@ def test_a_stack_lives(engine: Engine, kube: FakeKubelet) -> None:
     # Somebody changes what we manage, and something else that we do not.
     by_hand = {"metadata": {"labels": {"their": "label"}}, "spec": {"replicas": 3}}
     kube.apps.patch_namespaced_deployment("api", kube.namespace, by_hand, field_manager="kubectl-scale")
-    wait_for("the third pod", lambda: kube.apps.read_namespaced_deployment("api", kube.namespace).status.ready_replicas == 3)
+    wait_for(
+        "the third pod", lambda: kube.apps.read_namespaced_deployment("api", kube.namespace).status.ready_replicas == 3
+    )
     assert engine.refresh() == {"update": 1}
     assert engine.resources()["api"]["inputs"]["spec"]["replicas"] == 3
     assert engine.up(stack(colour="green")) == {"update": 1}

@@ -9,6 +9,11 @@ import pulumi
 import pulumi_random as random
 import pytest
 from engine import Engine
+from pulumi.runtime.proto.provider_pb2 import CheckRequest
+
+from toolchain.plugins.random.provider import RandomProvider
+from toolchain.plugins.server import PluginError
+from toolchain.plugins.wire import encode
 
 
 def program(**changes: Any) -> Any:
@@ -28,14 +33,10 @@ def program(**changes: Any) -> Any:
     return run
 
 
-def outputs(engine: Engine) -> dict[str, Any]:
-    return {name: output.value for name, output in engine.stack(lambda: None).outputs().items()}
-
-
 def test_values_fit_stay_and_change_with_their_keepers(engine: Engine) -> None:
     assert engine.preview(program()) == {"create": 5}
     assert engine.up(program()) == {"create": 5}
-    first = outputs(engine)
+    first = engine.outputs()
     assert len(first["password"]) == 32
     assert set(first["password"]) <= set(string.ascii_letters + string.digits + "_-")
     assert sum(letter.isupper() for letter in first["password"]) >= 4
@@ -46,10 +47,10 @@ def test_values_fit_stay_and_change_with_their_keepers(engine: Engine) -> None:
     assert first["hash"].startswith("$2")
 
     assert engine.up(program()) == {}
-    assert outputs(engine) == first
+    assert engine.outputs() == first
 
     assert engine.up(program(keepers={"generation": "2"})) == {"replace": 4}
-    second = outputs(engine)
+    second = engine.outputs()
     assert second["password"] != first["password"]
 
     written = engine.written()
@@ -63,27 +64,38 @@ def test_a_password_is_imported_by_value(engine: Engine) -> None:
         pulumi.export("password", random.RandomPassword("imported", length=13, opts=opts).result)
 
     assert engine.up(run) == {"create": 1, "import": 1}
-    assert outputs(engine) == {"password": "correct-horse"}
+    assert engine.outputs() == {"password": "correct-horse"}
     # The engine itself keeps the id that an import was given, and here that is the value.
     recorded = engine.resources()["imported"]
     assert recorded.pop("importID") == "correct-horse"
     assert "correct-horse" not in str(recorded)
 
 
+def test_bad_input_is_named(engine: Engine) -> None:
+    said = engine.failure(engine.preview, lambda: random.RandomPassword("bad", length=0) and None)
+    assert "length must be at least 1, not 0" in said
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("kind", "inputs", "reason"),
     [
-        ({"length": 0}, "length must be at least 1, not 0"),
-        ({"length": 3, "min_lower": 2, "min_upper": 2}, "length must be at least 4"),
-        ({"length": 3, "lower": False, "upper": False, "numeric": False, "special": False}, "no characters to choose from"),
+        ("Password", {}, "length is required"),
+        ("Password", {"length": "8"}, "length must be int, not str"),
+        ("Password", {"length": 3, "minLower": 2, "minUpper": 2}, "length must be at least 4, the sum of"),
+        ("String", {"length": 3, "special": False, "lower": False, "upper": False, "numeric": False}, "no characters"),
+        ("String", {"length": 3, "lenght": 3}, "lenght no such input; there are: length"),
+        ("Id", {"byteLength": 0}, "byteLength must be at least 1, not 0"),
+        ("Integer", {"min": 3, "max": 2}, "min must not be above max: 3 > 2"),
     ],
 )
-def test_bad_input_is_named(engine: Engine, arguments: dict[str, Any], message: str) -> None:
-    assert message in engine.failure(engine.preview, lambda: random.RandomPassword("bad", **arguments) and None)
+def test_checks(kind: str, inputs: dict[str, Any], reason: str) -> None:
+    urn = f"urn:pulumi:s::p::random:index/random{kind}:Random{kind}::name"
+    answer = RandomProvider().Check(CheckRequest(urn=urn, news=encode(inputs)), None)
+    assert any(reason in failure.reason for failure in answer.failures)
 
 
-def test_an_unknown_type_is_named(engine: Engine) -> None:
-    def run() -> None:
-        random.RandomShuffle("cards", inputs=["a", "b"])
-
-    assert "The random stand-in has no type random:index/randomShuffle:RandomShuffle" in engine.failure(engine.preview, run)
+def test_an_unknown_type_is_named() -> None:
+    with pytest.raises(PluginError, match=r"has no type random:index/randomShuffle:RandomShuffle\. It has: RandomId"):
+        RandomProvider().Check(
+            CheckRequest(urn="urn:pulumi:s::p::random:index/randomShuffle:RandomShuffle::name"), None
+        )

@@ -1,4 +1,4 @@
-"""Where two property trees differ, in the engine's path syntax: `spec.containers[0].env`, `metadata.labels["a.b/c"]`."""
+"""Where two property trees differ, in the engine's paths: `spec.containers[0].env`, `metadata.labels["a.b/c"]`."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -62,12 +63,10 @@ class Log:
 
     def _send(self, urn: str, message: str, severity: Any, ephemeral: bool) -> None:
         if self._engine:
-            try:
+            with contextlib.suppress(grpc.RpcError):
                 self._engine.Log(
                     engine_pb2.LogRequest(severity=severity, message=message, urn=urn, ephemeral=ephemeral), timeout=5
                 )
-            except grpc.RpcError:
-                pass
 
 
 class Provider(provider_pb2_grpc.ResourceProviderServicer):
@@ -107,7 +106,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
 
     def Invoke(self, request: Any, context: Any) -> Any:  # noqa: D102, N802
         raise PluginError(
-            f"{request.tok}: the {self.name} stand-in has no functions. Install the official pulumi-resource-{self.name} plugin "
+            f"{request.tok}: the {self.name} stand-in has no functions. Install the official plugin "
             f"(`pulumi plugin install resource {self.name} {version(f'pulumi-{self.name}')}`) to call it."
         )
 
@@ -116,8 +115,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
 
     def Construct(self, request: Any, context: Any) -> Any:  # noqa: D102, N802
         raise PluginError(
-            f"{request.type}: the {self.name} stand-in has no components (charts, YAML files, kustomize). Declare the resources "
-            f"one by one, or install the official pulumi-resource-{self.name} plugin."
+            f"{request.type}: the {self.name} stand-in has no components (charts, YAML files, kustomize). Declare the "
+            f"resources one by one, or install the official pulumi-resource-{self.name} plugin."
         )
 
 

@@ -1,7 +1,7 @@
 """Property values as the engine sends them: protobuf structs with marks for secrets and for values not yet known.
 
-A decoded tree is made of dict, list, str, int, float, bool and None, with `Secret` around secret values and `UNKNOWN` for
-values that only the real run will know.
+A decoded tree is made of dict, list, str, int, float, bool and None, with `Secret` around secret values and `UNKNOWN`
+for values that only the real run will know.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def has_secret(value: Any) -> bool:
 
 
 def redact(text: str, *trees: Any) -> str:
-    """A message without the secret texts (4 characters or more) of these trees, for it may quote what it complains about."""
+    """A message without the secret texts (4 characters or more) of these trees: it may quote what is wrong."""
     for tree in trees:
         for item in _walk(tree):
             if isinstance(item, Secret):

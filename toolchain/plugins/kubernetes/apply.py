@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from toolchain.plugins.difference import lookup, parse
-from toolchain.plugins.kubernetes.client import ApiError, Cluster, NoSuchType
+from toolchain.plugins.kubernetes.client import ApiError, Cluster, NoSuchTypeError
 from toolchain.plugins.kubernetes.objects import annotation, metadata, qualified
 from toolchain.plugins.server import PluginError
 from toolchain.plugins.wire import UNKNOWN
 
 TRIES = 5
-# People's own tools: what they changed by hand, the stack takes back. Anyone else's fields are theirs until the user says otherwise.
-BY_HAND = ("kubectl", "before-first-apply", "pulumi-kubernetes", "pulumi-resource-kubernetes")
+# People's own tools: what they changed by hand, the stack takes back. Anyone else's fields are theirs until the user
+# says otherwise.
+BY_HAND = re.compile(r"kubectl.*|before-first-apply|pulumi-kubernetes|pulumi-resource-kubernetes")
 _OTHER = re.compile(r'conflict with "([^"]+)"')
 # Known only after the real run, so a preview must not show what the dry run made up.
 MADE_UP = ("uid", "resourceVersion", "creationTimestamp")
@@ -54,12 +55,13 @@ def apply(
         owners = conflicting(error)
         if error.code != 409 or not owners:
             raise
-        if not patch and all(owner.startswith(BY_HAND) for owner in owners):
+        if not patch and all(BY_HAND.fullmatch(owner) for owner in owners):
             return cluster.apply(tree, manager, force=True, dry_run=dry_run)
         whose = "; ".join(f"{', '.join(sorted(fields))} owned by {owner!r}" for owner, fields in owners.items())
         raise PluginError(
             f"{tree['kind']} {qualified(tree)}: other field managers own fields that this resource sets: {whose}. "
-            "Leave these fields out of the program (or list them in ignoreChanges), or take them over with the annotation "
+            "Leave these fields out of the program (or list them in ignoreChanges), or take them over with the "
+            "annotation "
             'pulumi.com/patchForce: "true".'
         ) from None
 
@@ -91,8 +93,8 @@ def create(
         try:
             owned_already(cluster, tree, manager, patch=patch, upsert=upsert, cancelled=cancelled, say=say)
             return apply(cluster, tree, manager, force=force, patch=patch)
-        except (NoSuchType, ApiError) as error:
-            missing = isinstance(error, NoSuchType) or error.code == 404
+        except (NoSuchTypeError, ApiError) as error:
+            missing = isinstance(error, NoSuchTypeError) or error.code == 404
             if not missing or attempt == TRIES - 1 or cancelled.is_set():
                 raise
             say(f"trying again: {error}")
@@ -112,7 +114,7 @@ def owned_already(
 ) -> None:
     """Refuse to take over an object that something else made.
 
-    One that carries our own field manager was made by a run that was killed before it could write that down, so it is ours.
+    One that carries our own field manager was made by a run that was killed before it could write that down: ours.
     """
     kind, where = tree["kind"], qualified(tree)
     while True:
@@ -125,8 +127,8 @@ def owned_already(
     if patch:
         if found is None:
             raise PluginError(
-                f"{kind}Patch {where}: there is no {kind} {where} to patch. Deploy it first, or correct metadata.name and "
-                "metadata.namespace."
+                f"{kind}Patch {where}: there is no {kind} {where} to patch. Deploy it first, or correct "
+                "metadata.name and metadata.namespace."
             )
         return
     if found is None or upsert:
@@ -134,8 +136,8 @@ def owned_already(
     managers = [entry.get("manager") for entry in found["metadata"].get("managedFields") or []]
     if manager not in managers:
         raise PluginError(
-            f"{kind} {where} already exists and is not managed by this resource. Import it (`pulumi import`, or the import_ "
-            f"option), patch it with a {kind}Patch resource, delete it, or set the provider's upsertExistingObjects."
+            f"{kind} {where} already exists and is not managed by this resource. Import it (`pulumi import`, or the "
+            f"import_ option), patch it with {kind}Patch, delete it, or set the provider's upsertExistingObjects."
         )
 
 
@@ -159,15 +161,11 @@ def preview(
         ApiError: the inputs are wrong.
     """
     try:
-        if (
-            new
-            and patch
-            and cluster.get(tree["apiVersion"], tree["kind"], metadata(tree, "namespace"), metadata(tree, "name"))
-            is None
-        ):
+        place = metadata(tree, "namespace"), metadata(tree, "name")
+        if new and patch and cluster.get(tree["apiVersion"], tree["kind"], *place) is None:
             return None  # made by someone else before the real run, perhaps
         shown = apply(cluster, tree, manager, force=force or (new and not patch), patch=patch, dry_run=True)
-    except NoSuchType:
+    except NoSuchTypeError:
         return None
     except ApiError as error:
         # 404: the namespace comes with the same run. 403: may not, or an admission rule that cannot judge. 409: exists.
@@ -187,7 +185,7 @@ def preview(
 
 
 def keep_ignored(tree: dict[str, Any], live: Mapping[str, Any], ignored: Iterable[str], manager: str) -> None:
-    """Make `ignoreChanges` hold against the cluster too: keep the live value of what is ours, leave out what is another's."""
+    """Make `ignoreChanges` hold against the cluster too: keep the live value of ours, leave out what is another's."""
     for written in ignored:
         path = parse(written)
         value = lookup(live, path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolchain.plugins.difference import Path, differences, parse, text, within
 from toolchain.plugins.kubernetes import immutable, objects, validate
-from toolchain.plugins.kubernetes.client import ApiError, Cluster, NoSuchType, Unreachable
+from toolchain.plugins.kubernetes.client import ApiError, Cluster, NoSuchTypeError, UnreachableError
 from toolchain.plugins.kubernetes.objects import Type, annotation, manifest, metadata, normalized, respell
 from toolchain.plugins.kubernetes.waits import loop, others
 from toolchain.plugins.server import PluginError
@@ -78,11 +78,11 @@ def checked(
             schema, kind.group, version, kind.kind, respell(tree, "x_kubernetes_", "x-kubernetes-")
         )
         failures += [(text(path), why) for path, why in found if not (kind.patch and why == "is required")]
-    except NoSuchType as error:
+    except NoSuchTypeError as error:
         # A type of the cluster's own must be there; others may come with this very run.
         if "." not in kind.group or kind.group.endswith(".k8s.io"):
             failures.append(("kind", f"is unknown: {error}"))
-    except (Unreachable, ApiError):
+    except (UnreachableError, ApiError):
         if isinstance(meta, dict) and olds and not meta.get("namespace") and metadata(olds, "namespace"):
             meta["namespace"] = metadata(olds, "namespace")
     return tree, failures
@@ -157,11 +157,10 @@ def plan(
     if len(set(map(str, spaces))) == 1:
         changes.pop(("metadata", "namespace"), None)
     replaces = immutable.static(kind, changes, mutable=mutable)
-    # For a Secret or ConfigMap only data that is there before and after: the official plugin replaces on any change of it.
     if changes and not replaces and not has_unknown(new):
         try:
             cluster.apply(manifest(new), manager, force=True, dry_run=True)
-        except (Unreachable, NoSuchType):
+        except (UnreachableError, NoSuchTypeError):
             pass
         except ApiError as error:
             replaces = immutable.refused(error, changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from toolchain.plugins.server import PluginError
 CONNECT_S, READ_S = 5, 60
 
 
-class Unreachable(PluginError):
+class UnreachableError(PluginError):
     """No answer from the API server, or no kubeconfig that names one."""
 
 
@@ -37,7 +38,7 @@ class ApiError(PluginError):
         self.code, self.reason, self.causes, self.about = code, reason, causes, about
 
 
-class NoSuchType(PluginError):
+class NoSuchTypeError(PluginError):
     """The API server has no such type."""
 
 
@@ -96,6 +97,8 @@ class Cluster:
                     config.load_incluster_config(target)
                     return client.ApiClient(target)
                 document = kube_config.KubeConfigMerger(paths).config
+                if document is None:
+                    raise FileNotFoundError(f"there is no file {paths}")
             name = settings.context or document["current-context"]
             entry = document["contexts"].get_with_name(name)["context"].value
             if settings.cluster:
@@ -104,8 +107,9 @@ class Cluster:
             kube_config.KubeConfigLoader(document, active_context=name).load_and_set(target)
         except (config.ConfigException, yaml.YAMLError, OSError, AttributeError, TypeError, KeyError) as error:
             why = " ".join(str(error).split())
-            raise Unreachable(
-                f"No usable kubeconfig: {why}. Set KUBECONFIG or the provider's `kubeconfig` to a file that `kubectl` accepts."
+            raise UnreachableError(
+                f"No usable kubeconfig: {why}. Set KUBECONFIG or the provider's `kubeconfig` to a file that "
+                "`kubectl` accepts."
             ) from None
         target.retries = Retry(total=2, backoff_factor=0.2, redirect=0, status=0)
         target.connection_pool_maxsize = 64
@@ -127,7 +131,7 @@ class Cluster:
             The decoded JSON, or the text of an answer that is none.
 
         Raises:
-            Unreachable: no answer.
+            UnreachableError: no answer.
             ApiError: an answer that is no success.
         """
         from kubernetes.client import ApiException
@@ -155,11 +159,12 @@ class Cluster:
         except ValueError:
             return data
 
-    def _unreachable(self, why: str) -> Unreachable:
-        why = " ".join(why.split()).rpartition(">: ")[2] or why
-        return Unreachable(
-            f"The Kubernetes API server {self._api.configuration.host} cannot be reached ({why}). Start the cluster, or point "
-            "KUBECONFIG (or the provider's `kubeconfig`) at one that runs."
+    def _unreachable(self, why: str) -> UnreachableError:
+        # urllib3: `<...object at 0x...>: Failed to establish a new connection: [Errno 111] Connection refused`
+        why = re.sub(r".*\[Errno -?\d+\] |.*>: ", "", " ".join(why.split()))
+        return UnreachableError(
+            f"The Kubernetes API server {self._api.configuration.host} cannot be reached ({why}). Start the cluster, "
+            "or point KUBECONFIG (or the provider's `kubeconfig`) at one that runs."
         )
 
     def _refused(self, error: Any) -> ApiError:
@@ -184,7 +189,7 @@ class Cluster:
             The plural name, and whether they are in namespaces.
 
         Raises:
-            NoSuchType: the server has no such type.
+            NoSuchTypeError: the server has no such type.
         """
         with self._lock:
             known = self._types.get(api_version, {})
@@ -208,7 +213,7 @@ class Cluster:
                 if known
                 else f"the cluster has no API version {api_version}"
             )
-            raise NoSuchType(
+            raise NoSuchTypeError(
                 f"{api_version} {kind}: {why}. Check the type, or install the CustomResourceDefinition first."
             )
         return known[kind]
@@ -223,7 +228,7 @@ class Cluster:
         """An object, or None when it is not there."""
         try:
             found: dict[str, Any] = self.request("GET", self.path(api_version, kind, namespace, name))
-        except NoSuchType:
+        except NoSuchTypeError:
             return None
         except ApiError as error:
             if error.code == 404:

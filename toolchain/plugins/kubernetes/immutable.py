@@ -1,7 +1,7 @@
 """Which changes need a new object: fields that cannot change in place.
 
-Two sources: the fields that the official plugin replaces on (so both plan the same, with or without a cluster), and the server's own
-answer to a dry run.
+Two sources: the fields that the official plugin replaces on (so both plan the same, with or without a cluster), and the
+server's own answer to a dry run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
 }
 # The server's words for a field that can never change, as against a value that is wrong (a volume that would shrink).
 _NEVER = re.compile(
-    r"field is immutable|is immutable|may not change once set|for fields other than|may not change fields other than"
+    r"is immutable|may not change once set|may not be changed|for fields other than|may not change fields other than"
 )
 _EXCEPT = re.compile(r"other than (.*?)(?: are forbidden|$)|except (.*)")
 

@@ -1,4 +1,4 @@
-"""Kubernetes objects as trees: what a type token names, what is recorded in the state, what of a live object is ours."""
+"""Kubernetes objects as trees: what a type token names, what the state records, what of a live object is ours."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def type_of(urn: str, inputs: Mapping[str, Any]) -> Type:
     group, _, version = module.partition("/")
     if not version or group in ("helm.sh", "yaml", "kustomize"):
         raise PluginError(
-            f"{token}: the kubernetes stand-in makes plain Kubernetes objects only (no Helm charts, YAML files, kustomize). "
-            "Declare the objects one by one, or install the official pulumi-resource-kubernetes plugin."
+            f"{token}: the kubernetes stand-in makes plain Kubernetes objects only (no Helm charts, YAML files, "
+            "kustomize). Declare the objects one by one, or install the official pulumi-resource-kubernetes plugin."
         )
     if kind.endswith("List") and not inputs.get("spec"):
         raise PluginError(f"{token}: list types cannot be created; declare each item as a resource of its own.")
@@ -85,7 +85,7 @@ def name_from(urn_name: str, seed: bytes) -> str:
 
 
 def manager_for(urn: str, inputs: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    """The field manager of a resource: asked for, as recorded, or made from its URN, so that an interrupted run finds it."""
+    """A resource's field manager: asked for, as recorded, or made from its URN, so that an interrupted run finds it."""
     asked = annotation(inputs, "pulumi.com/patchFieldManager")
     recorded = plain(state.get(MANAGER))
     return asked or recorded or f"pulumi-kubernetes-{hashlib.sha256(urn.encode()).hexdigest()[:8]}"
@@ -215,7 +215,7 @@ def recorded(inputs: Mapping[str, Any], live: Mapping[str, Any], version: str, m
 
 
 def observed(inputs: Any, before: Any, now: Any) -> Any:
-    """Inputs as the live object shows them: what changed since we recorded it, where we set it; defaults of the server never.
+    """Inputs as the live object shows them: what changed since we recorded it, where we set it; never server defaults.
 
     Args:
         inputs: recorded inputs, without marks.

@@ -12,7 +12,7 @@ from pulumi.runtime.proto import provider_pb2
 
 from toolchain.plugins.difference import text
 from toolchain.plugins.kubernetes import apply, checks, objects
-from toolchain.plugins.kubernetes.client import ApiError, Cluster, NoSuchType, Settings, Unreachable
+from toolchain.plugins.kubernetes.client import ApiError, Cluster, NoSuchTypeError, Settings, UnreachableError
 from toolchain.plugins.kubernetes.objects import (
     INITIAL_VERSION,
     INPUTS,
@@ -207,13 +207,13 @@ class KubernetesProvider(Provider):
     ) -> None:
         try:
             live = self.cluster.get(kind.api_version, kind.kind, namespace, name)
-        except Unreachable as error:
+        except UnreachableError as error:
             if self.options["deleteUnreachable"]:
                 self.log.warning(
                     request.urn, f"{error} Taken out of the state all the same, as deleteUnreachable asks."
                 )
                 return
-            raise Unreachable(
+            raise UnreachableError(
                 f"{error} If it is gone for good, PULUMI_K8S_DELETE_UNREACHABLE=true drops it from the state."
             ) from None
         if live is None:
@@ -253,7 +253,7 @@ class KubernetesProvider(Provider):
         force = apply.forced(tree) or self.options["enablePatchForce"]
         try:
             shown = apply.preview(self.cluster, tree, manager, patch=kind.patch, force=force, new=new)
-        except Unreachable:
+        except UnreachableError:
             return None
         except ApiError as error:
             self._refuse(error, news)
@@ -277,7 +277,7 @@ class KubernetesProvider(Provider):
         try:
             live = loop.until_ready(self.cluster, live, plain(news), request.timeout, self.cancelled, say)
         except PluginError as error:
-            seen = error.live if isinstance(error, loop.NotReady) else live
+            seen = error.live if isinstance(error, loop.NotReadyError) else live
             reason = redact(str(error), news)
             outputs = objects.recorded(news, seen, version, manager)
             raise InitError(reason, qualified(seen), outputs, news, [reason]) from None
@@ -289,7 +289,7 @@ class KubernetesProvider(Provider):
     def _guarded(self, action: Callable[[], _T], *trees: Any) -> _T:
         try:
             return action()
-        except (ApiError, NoSuchType) as error:
+        except (ApiError, NoSuchTypeError) as error:
             self._refuse(error, *trees)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Inputs against the server's own OpenAPI schema, before anything is sent: unknown fields, wrong types, missing fields."""
+"""Inputs against the server's own OpenAPI schema, before anything is sent: unknown and missing fields, wrong types."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ TEXT_INPUTS: dict[str, tuple[type, Any]] = {
     **{least: (int, 0) for _, least, _ in CLASSES},
 }
 PETS = (
-    "amber brave calm clever eager fair gentle happy jolly keen lively mellow noble proud quick shy swift tidy warm wise",
-    "badger crane dolphin eagle falcon gecko heron ibex jackal koala lynx marten newt otter panda quail raven seal tapir wren",
+    "amber brave calm clever eager fair gentle happy jolly keen lively mellow noble proud quick swift tidy warm wise",
+    "badger crane dolphin eagle falcon gecko heron ibex jackal koala lynx marten newt otter panda quail raven seal",
 )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from toolchain.plugins.kubernetes.client import Cluster, Unreachable
+from toolchain.plugins.kubernetes.client import Cluster, UnreachableError
 from toolchain.plugins.kubernetes.objects import annotation, qualified
 from toolchain.plugins.kubernetes.waits import others, workloads
 from toolchain.plugins.kubernetes.waits.verdict import READY, Verdict, broken, pending
@@ -30,7 +30,7 @@ CHECKS: dict[tuple[str, str], Check] = {
 }
 
 
-class NotReady(PluginError):
+class NotReadyError(PluginError):
     """The wait ended without the object being ready.
 
     Attributes:
@@ -85,7 +85,7 @@ def until_ready(
         The object, ready.
 
     Raises:
-        NotReady: broken, out of time or interrupted; the message says why.
+        NotReadyError: broken, out of time or interrupted; the message says why.
     """
     limit = timeout_of(requested, inputs)
     end = time.monotonic() + limit
@@ -102,11 +102,11 @@ def until_ready(
         # Messages of a failure differ from look to look (counts, names): the failure as such must last.
         since = since if verdict.broken else now
         if verdict.broken and now - since >= _grace(verdict):
-            raise NotReady(f"{what} is not ready: {verdict.message}", item)
+            raise NotReadyError(f"{what} is not ready: {verdict.message}", item)
         if now >= end:
-            raise NotReady(f"{what} is not ready after {limit:.0f} s: {verdict.message}", item)
+            raise NotReadyError(f"{what} is not ready after {limit:.0f} s: {verdict.message}", item)
         if cancelled.wait(PAUSE_S):
-            raise NotReady(f"{what} is not ready: interrupted while {verdict.message}", item)
+            raise NotReadyError(f"{what} is not ready: interrupted while {verdict.message}", item)
 
 
 def _look_again(
@@ -118,7 +118,7 @@ def _look_again(
         if live is None:
             return broken("it was deleted meanwhile"), item
         return look(cluster, live, inputs), live
-    except Unreachable as error:  # an API server that restarts
+    except UnreachableError as error:  # an API server that restarts
         return pending(str(error)), item
 
 

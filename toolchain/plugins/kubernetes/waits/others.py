@@ -17,7 +17,7 @@ DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
 def service(cluster: Cluster, item: Mapping[str, Any]) -> Verdict:
-    """Some ready pod behind it, and an address for a load balancer; headless ones and those without a selector are ready at once."""
+    """A ready pod behind it, and an address for a load balancer; ready at once when headless or without a selector."""
     spec, meta = item["spec"], item["metadata"]
     kind = spec.get("type", "ClusterIP")
     if kind == "LoadBalancer" and not at(item, "status", "loadBalancer", "ingress"):
