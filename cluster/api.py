@@ -150,6 +150,9 @@ def pod_trouble(cluster: Cluster, namespace: str) -> str:
         state: dict[str, str] | None = None
         for status in pod["status"].get("containerStatuses", []):
             state = status["state"].get("waiting") or status["state"].get("terminated")
+            if status.get("restartCount") and not status["ready"]:
+                log = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}/log?previous=true&tailLines=3"
+                lines.append(_open(cluster.server + log, _admin(cluster))[1].strip())
             if state:
                 lines.append(f"{pod['metadata']['name']}: {state.get('reason', '')} {state.get('message', '')}".strip())
         if not pod["status"].get("containerStatuses") or (state and state.get("reason") == "ContainerCreating"):

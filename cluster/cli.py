@@ -52,7 +52,7 @@ def up(
         with registry.locked(name, progress):
             cluster = registry.register(name, nodes)
             spinner.stop()  # `toolchain` and `images` draw their own progress
-            sources = tools.binaries(), tools.images()
+            sources = tools.binaries(), tools.images(cluster)
             spinner.start()
             started = lifecycle.up(cluster, *sources, progress, done)
     changed = f"started {', '.join(started)}" if started else "already healthy, nothing changed"

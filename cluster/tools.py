@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from cluster.spec import REPO, Cluster, ClusterError, Node
 
 BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
 IMAGES = ("pause", "coredns", "local-path-provisioner", "helper")
+
+_SOURCES = (".py", ".txt", ".mod", ".sum")
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,25 @@ def kubectl() -> Path:
     return Path(_module("toolchain", "path", "kubectl").strip().splitlines()[-1])
 
 
-def images() -> dict[str, Image]:
-    """The images in IMAGES, built if need be."""
-    with host.temporary_file(".json") as file:
-        _module("images", "build", *IMAGES, "--json", str(file))
-        found = json.loads(file.read_text())
+def images(cluster: Cluster) -> dict[str, Image]:
+    """The images in IMAGES, built if need be.
+
+    Asking `images` whether they are up to date takes it seconds, so its last answer stands while what makes images is
+    unchanged and the archives are there.
+    """
+    memory = cluster.home / "images.json"
+    sources = [p for d in ("images", "toolchain") for p in sorted((REPO / d).rglob("*")) if p.suffix in _SOURCES]
+    key = hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()
+    found: dict[str, dict[str, str]] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        stored = json.loads(memory.read_text())
+        if stored["key"] == key and all(Path(i["archive"]).exists() for i in stored["images"].values()):
+            found = stored["images"]
+    if not found:
+        with host.temporary_file(".json") as file:
+            _module("images", "build", *IMAGES, "--json", str(file))
+            found = json.loads(file.read_text())
+        host.write(memory, json.dumps({"key": key, "images": found}))
     return {name: Image(found[name]["ref"], Path(found[name]["archive"])) for name in IMAGES}
 
 
@@ -73,7 +91,7 @@ def read_archive(path: Path) -> Image:
     except (tarfile.TarError, KeyError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(":")
         raise ClusterError(
-            f"{path} is not an OCI archive ({reason}): write one with `buildah push IMAGE oci-archive:FILE.tar:NAME:TAG`"
+            f"{path} is not an OCI archive ({reason}): `buildah push IMAGE oci-archive:FILE.tar:NAME:TAG` writes one"
         ) from None
     if len(manifests) != 1:
         raise ClusterError(f"{path} holds {len(manifests)} images, one is expected")

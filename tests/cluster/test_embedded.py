@@ -216,7 +216,7 @@ def test_up_after_a_reboot_clears_what_is_left(beside: EmbeddedCluster) -> None:
 
 
 def test_program_of_another_is_left_alone(beside: EmbeddedCluster, tmp_path: Path) -> None:
-    """A stranger called etcd, running from before, survives `up` and `down`: nothing goes by name, nor by a stale pid."""
+    """A stranger called etcd, running from before, survives `up` and `down`: nothing goes by name or by a stale pid."""
     stranger = tmp_path / "etcd"
     shutil.copy(shutil.which("sleep") or "", stranger)
     environment = {
