@@ -149,20 +149,25 @@ class Engine:
             say(line)
         return stack
 
-    def settle(self, say: Callable[[str], None]) -> None:
+    def settle(self, say: Callable[[str], None]) -> int:
         """Drop the record of creations that a killed run did not finish.
 
         Creating again is safe, because every object is applied, not posted: what is there already is taken over.
+
+        Returns:
+            How many resources the stack's state holds.
         """
         with _readable():
             deployment = self._local.export_stack(self.workspace.stack)
-            pending = (deployment.deployment or {}).get("pending_operations") or []
+            content = deployment.deployment or {}
+            resources, pending = content.get("resources") or [], content.get("pending_operations") or []
             if not pending:
-                return
+                return len(resources)
             names = ", ".join(sorted({operation["resource"]["urn"].rsplit("::", 1)[-1] for operation in pending}))
             say(f"A killed run left {len(pending)} operations unfinished ({names}): they are done again.")
             deployment.deployment.pop("pending_operations")  # type: ignore[union-attr]
             self._local.import_stack(self.workspace.stack, deployment)
+            return len(resources)
 
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs, secret ones masked; {} when it was never deployed."""

@@ -115,6 +115,11 @@ API_ERRORS = (ApiException, urllib3.exceptions.HTTPError, OSError)
 """What a call of the client may raise."""
 
 
+def identity(cluster: Cluster) -> str:
+    """What tells one cluster from another, whatever their addresses: the UID of namespace kube-system."""
+    return str(cluster.core.read_namespace("kube-system", _request_timeout=TIMEOUT).metadata.uid)
+
+
 def get(read: Callable[..., Any], *args: Any) -> Any:
     """Call a `read_*` method; None when the object does not exist."""
     try:

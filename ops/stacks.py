@@ -141,8 +141,22 @@ def up(target: Target, refresh: bool = False) -> progress.Progress:
     """Make the cluster what the program declares."""
     stack = target.engine.open(target.say)
     assert stack is not None  # noqa: S101 - made when it was missing
-    target.engine.settle(target.say)
-    return run(target, "up", partial(_up, stack, refresh))
+    resources = target.engine.settle(target.say)
+    record = target.engine.workspace.directory / "cluster"
+    identity = f"{kube.identity(target.cluster)} {target.cluster.server}\n"
+    before = record.read_text() if record.exists() else None
+    if resources > 1 and before != identity and not refresh:
+        if target.stack == workspace.DEV:
+            target.say("This is not the cluster of the last run: reading what it holds first.")
+            refresh = True
+        elif before:
+            raise OpsError(
+                f"Stack {target.stack} was last deployed to {before.split()[1]}, and {target.cluster.server} is another "
+                "cluster: correct KUBECONFIG, or add --refresh when the stack has moved."
+            )
+    done = run(target, "up", partial(_up, stack, refresh))
+    record.write_text(identity)
+    return done
 
 
 def _up(stack: auto.Stack, refresh: bool, **shown: Any) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import redis
 import websocket
 from kubernetes import stream
 from redis.connection import Connection, ConnectionPool
 
-from ops.kube import Cluster
+from ops.kube import Cluster, wait_for
 
 SECONDS = 10.0
 """No answer takes longer than this."""
@@ -47,7 +49,24 @@ def open_port(cluster: Cluster, namespace: str, pod: str, port: int) -> socket.s
     # The client wraps its end in an object that ssl and http.client do not take for a socket.
     plain: socket.socket = forward.socket(port)._socket
     plain.settimeout(SECONDS)
+    _forwards[plain] = lambda: forward.error(port)
     return plain
+
+
+_forwards: WeakKeyDictionary[socket.socket, Callable[[], str | None]] = WeakKeyDictionary()
+HUNG_UP = re.compile(r"reset by peer|broken pipe|lost connection", re.IGNORECASE)
+
+
+def check(plain: socket.socket) -> None:
+    """Tell a port-forward that broke from a program in the pod that hung up.
+
+    Raises:
+        ConnectionError: the node could not reach the port; the message is the node's.
+    """
+    ask = _forwards.get(plain)
+    reason = wait_for(ask, 0.5, every=0.05) if ask else None
+    if reason and not HUNG_UP.search(reason):
+        raise ConnectionError(f"the node cannot reach the pod: {reason.strip()}")
 
 
 def direct(host: str, port: int) -> Opener:
@@ -83,6 +102,9 @@ def request(connection: socket.socket, method: str, path: str, headers: dict[str
         client.request(method, path, body, {"Connection": "close", **headers})
         answer = client.getresponse()
         text = answer.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        check(connection)
+        raise
     finally:
         client.close()
     try:
@@ -105,7 +127,8 @@ class _Through(Connection):
             return plain
         try:
             return self._tls.wrap_socket(plain, server_hostname=self._server_name)
-        except BaseException:
+        except OSError:
+            check(plain)
             plain.close()
             raise
 
@@ -121,6 +144,7 @@ def redis_over(
     """A client over sockets that `opener` makes; TLS with `tls`, where given, verifying `server_name`."""
     pool = ConnectionPool(
         connection_class=_Through,
+        host=server_name or "Redis",
         opener=opener,
         tls=tls,
         server_name=server_name,

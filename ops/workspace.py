@@ -21,7 +21,7 @@ from ops.errors import OpsError
 
 REPO = Path(__file__).resolve().parent.parent
 DEV = "dev"
-ANY_IMAGES = {name: f"any@sha256:{'0' * 64}" for name in ("redis", "api")}
+ANY_IMAGES = dict.fromkeys(("redis", "api"), f"any@sha256:{'0' * 64}")
 """For what needs settings but runs no program: dev's images may be gone, or not built yet."""
 SECRETS_KEYS = ("secretsprovider", "encryptedkey", "encryptionsalt")
 

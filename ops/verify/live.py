@@ -270,8 +270,11 @@ class Live:
         try:
             talk: socket.socket = trust.wrap_socket(plain, server_hostname=self.server_name) if trust else plain
             talk.sendall(f"{command}\r\n".encode())
-            return talk.recv(1024).decode(errors="replace").partition("\r\n")[0]
+            if not (answer := talk.recv(1024)):
+                tunnel.check(plain)
+            return answer.decode(errors="replace").partition("\r\n")[0]
         except (TimeoutError, ConnectionError):
+            tunnel.check(plain)
             return ""
         finally:
             plain.close()
