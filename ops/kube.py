@@ -115,9 +115,10 @@ API_ERRORS = (ApiException, urllib3.exceptions.HTTPError, OSError)
 """What a call of the client may raise."""
 
 
-def identity(cluster: Cluster) -> str:
-    """What tells one cluster from another, whatever their addresses: the UID of namespace kube-system."""
-    return str(cluster.core.read_namespace("kube-system", _request_timeout=TIMEOUT).metadata.uid)
+def identity(cluster: Cluster, namespace: str) -> list[str]:
+    """What tells one place from another, whatever its address: the UIDs of kube-system and of the namespace, the server."""
+    spaces = [get(cluster.core.read_namespace, name) for name in ("kube-system", namespace)]
+    return [*(space.metadata.uid if space else "none" for space in spaces), cluster.server]
 
 
 def get(read: Callable[..., Any], *args: Any) -> Any:

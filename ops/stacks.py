@@ -143,19 +143,22 @@ def up(target: Target, refresh: bool = False) -> progress.Progress:
     assert stack is not None  # noqa: S101 - made when it was missing
     resources = target.engine.settle(target.say)
     record = target.engine.workspace.directory / "cluster"
-    identity = f"{kube.identity(target.cluster)} {target.cluster.server}\n"
-    before = record.read_text() if record.exists() else None
-    if resources > 1 and before != identity and not refresh:
-        if target.stack == workspace.DEV:
-            target.say("This is not the cluster of the last run: reading what it holds first.")
-            refresh = True
-        elif before:
+    before = record.read_text().split() if record.exists() else []
+    now = kube.identity(target.cluster, target.settings.namespace)
+    if resources > 1 and before != now and not refresh:
+        moved = before[:1] != now[:1]
+        if moved and before and target.stack != workspace.DEV:
             raise OpsError(
-                f"Stack {target.stack} was last deployed to {before.split()[1]}, and {target.cluster.server} is another "
-                "cluster: correct KUBECONFIG, or add --refresh when the stack has moved."
+                f"Stack {target.stack} was last deployed to another cluster ({before[2]}), not to {now[2]}: "
+                "correct KUBECONFIG, or add --refresh when the stack has moved."
             )
+        if moved and target.stack == workspace.DEV or before and not moved:
+            target.say("The cluster or the namespace is not the last run's: reading what there is first.")
+            refresh = True
+    if resources <= 1:
+        record.write_text(" ".join(now))  # before the first object is made: a killed run is no stranger to its cluster
     done = run(target, "up", partial(_up, stack, refresh))
-    record.write_text(identity)
+    record.write_text(" ".join(kube.identity(target.cluster, target.settings.namespace)))
     return done
 
 
