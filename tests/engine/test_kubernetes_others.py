@@ -76,6 +76,8 @@ def test_a_failed_rollout_says_why_and_the_next_run_goes_on(engine: Engine, kube
     assert "image registry.invalid/app@sha256:0 cannot be pulled (ImagePullBackOff): manifest unknown" in said
     uid = kube.apps.read_namespaced_deployment("api", kube.namespace).metadata.uid
     assert engine.resources()["api"]["outputs"]["metadata"]["uid"] == uid
+    # A look at the broken state is no failure, and does not hide that there is something to do.
+    engine.refresh()
     kube.trouble = None
     assert engine.up(deployment()) == {"update": 1}
     assert kube.apps.read_namespaced_deployment("api", kube.namespace).metadata.uid == uid

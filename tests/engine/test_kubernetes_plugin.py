@@ -176,6 +176,9 @@ def test_reasons_of_rollouts(provider: KubernetesProvider, kubelet: FakeKubelet)
     }
     said = wait_on(provider, "apps/v1/StatefulSet", {"spec": {"serviceName": "w", **workload("crash")}})
     assert "pod w-0, container main keeps crashing (exit code 3, 4 restarts): it said: cannot open | redis.conf" in said
+    # A new version does not help: Kubernetes leaves the broken pod alone. The message says what does.
+    said = wait_on(provider, "apps/v1/StatefulSet", {"spec": {"serviceName": "w", **workload("crash", image="b")}})
+    assert f"blocks the new one: kubectl -n {kubelet.namespace} delete pod w-0 (pod w-0, container main keeps" in said
     kubelet.trouble = {
         "state": {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "x" not found'}}
     }

@@ -8,9 +8,11 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
@@ -26,6 +28,10 @@ MESSAGE_BYTES = 400 * 1024 * 1024  # the engine's own limit
 
 class PluginError(Exception):
     """A message for the user: it names the thing and the fix."""
+
+
+class UnsupportedError(PluginError):
+    """A question that the engine asks of every plugin and that this one has no answer to."""
 
 
 class InitError(PluginError):
@@ -125,8 +131,7 @@ OPTIONAL = ("Handshake", "Parameterize", "GetMapping", "GetMappings", "StreamInv
 
 
 def _unsupported(self: Any, request: Any, context: Any) -> NoReturn:
-    context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported by this stand-in")
-    raise AssertionError  # abort has raised
+    raise UnsupportedError("not supported by this stand-in")
 
 
 for _name in OPTIONAL:
@@ -153,8 +158,16 @@ class _Errors(grpc.ServerInterceptor):  # type: ignore[misc, unused-ignore]
                 status = status_pb2.Status(code=grpc.StatusCode.UNKNOWN.value[0], message=str(error), details=[packed])
                 context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
                 context.abort(grpc.StatusCode.UNKNOWN, str(error))
+            except UnsupportedError as error:
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, str(error))
             except PluginError as error:
                 context.abort(grpc.StatusCode.UNKNOWN, str(error))
+            except Exception as error:  # a mistake of ours: say where, and nothing of the values at hand
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                place = f"{Path(frame.filename).name}:{frame.lineno}"
+                context.abort(
+                    grpc.StatusCode.INTERNAL, f"the stand-in itself failed: {type(error).__name__} at {place}"
+                )
 
         return grpc.unary_unary_rpc_method_handler(
             answer, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer

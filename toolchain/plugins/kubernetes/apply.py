@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from toolchain.plugins.server import PluginError
 from toolchain.plugins.wire import UNKNOWN
 
 TRIES = 5
+OLD_GONE_S = 600.0  # as long as a delete may take
 # People's own tools: what they changed by hand, the stack takes back. Anyone else's fields are theirs until the user
 # says otherwise.
 BY_HAND = re.compile(r"kubectl.*|before-first-apply|pulumi-kubernetes|pulumi-resource-kubernetes")
@@ -117,9 +119,10 @@ def owned_already(
     One that carries our own field manager was made by a run that was killed before it could write that down: ours.
     """
     kind, where = tree["kind"], qualified(tree)
+    end = time.monotonic() + OLD_GONE_S
     while True:
         found = cluster.get(tree["apiVersion"], kind, metadata(tree, "namespace"), metadata(tree, "name"))
-        if found and not patch and found["metadata"].get("deletionTimestamp") and kind != "Namespace":
+        if found and not patch and found["metadata"].get("deletionTimestamp") and time.monotonic() < end:
             say(f"waiting for the old {kind} {where} to be gone")
             if not cancelled.wait(0.5):
                 continue

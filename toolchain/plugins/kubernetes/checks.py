@@ -15,6 +15,26 @@ from toolchain.plugins.server import PluginError
 from toolchain.plugins.wire import UNKNOWN, has_unknown, plain
 
 Failures = list[tuple[str, str]]
+BUILT_IN = {
+    f"{name}.k8s.io"
+    for name in [
+        "admissionregistration",
+        "apiextensions",
+        "apiregistration",
+        "authentication",
+        "authorization",
+        "certificates",
+        "coordination",
+        "discovery",
+        "events",
+        "networking",
+        "node",
+        "rbac.authorization",
+        "resource",
+        "scheduling",
+        "storage",
+    ]
+}
 
 
 @dataclass(frozen=True)
@@ -79,8 +99,8 @@ def checked(
         )
         failures += [(text(path), why) for path, why in found if not (kind.patch and why == "is required")]
     except NoSuchTypeError as error:
-        # A type of the cluster's own must be there; others may come with this very run.
-        if "." not in kind.group or kind.group.endswith(".k8s.io"):
+        # A type of Kubernetes itself must be there; others may come with this very run.
+        if "." not in kind.group or kind.group in BUILT_IN:
             failures.append(("kind", f"is unknown: {error}"))
     except (UnreachableError, ApiError):
         if isinstance(meta, dict) and olds and not meta.get("namespace") and metadata(olds, "namespace"):

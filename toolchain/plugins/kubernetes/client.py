@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 
 from toolchain.plugins.server import PluginError
 
-CONNECT_S, READ_S = 5, 60
+CONNECT_S, READ_S, DOWN_S = 5, 60, 3.0
 
 
 class UnreachableError(PluginError):
@@ -66,6 +67,7 @@ class Cluster:
         self._settings = settings
         self._lock = threading.Lock()
         self._api: Any = None
+        self._down: tuple[float, UnreachableError] | None = None
         self._types: dict[str, dict[str, tuple[str, bool]]] = {}
         self._schemas: dict[str, dict[str, Any]] = {}
         self.namespace = settings.namespace or "default"
@@ -138,6 +140,8 @@ class Cluster:
         from urllib3.exceptions import HTTPError
 
         api = self._client()
+        if self._down and time.monotonic() < self._down[0]:  # a stack of many objects must not wait for each
+            raise self._down[1]
         url = f"{api.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         headers: dict[str, str] = {"Accept": "application/json", **api.default_headers}
         if kind:
@@ -160,12 +164,15 @@ class Cluster:
             return data
 
     def _unreachable(self, why: str) -> UnreachableError:
+        """Remember for a moment that the server is away."""
         # urllib3: `<...object at 0x...>: Failed to establish a new connection: [Errno 111] Connection refused`
         why = re.sub(r".*\[Errno -?\d+\] |.*>: ", "", " ".join(why.split()))
-        return UnreachableError(
+        error = UnreachableError(
             f"The Kubernetes API server {self._api.configuration.host} cannot be reached ({why}). Start the cluster, "
             "or point KUBECONFIG (or the provider's `kubeconfig`) at one that runs."
         )
+        self._down = (time.monotonic() + DOWN_S, error)
+        return error
 
     def _refused(self, error: Any) -> ApiError:
         body = error.body if error.body is not None else ""

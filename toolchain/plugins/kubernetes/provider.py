@@ -180,6 +180,7 @@ class KubernetesProvider(Provider):
         live = self.cluster.get(kind.api_version, kind.kind, namespace, name)
         if live is None:
             return provider_pb2.ReadResponse()
+        live = objects.respell(live, "x-kubernetes-", "x_kubernetes_")  # as the inputs are spelt
         # Without recorded inputs this is an import.
         now = objects.observed(old, plain(olds), live) if old else objects.importable(live)
         marks = inputs if old else live

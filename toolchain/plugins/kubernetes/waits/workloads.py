@@ -72,10 +72,22 @@ def stateful_set(cluster: Cluster, item: Mapping[str, Any]) -> Verdict:
     why = pods.worst(cluster, members)
     if len(members) < wanted and (why is None or not why.broken):
         why = pods.creation_failure(cluster, item) or why
-    # A pod of the old revision that is broken blocks the rollout for ever: Kubernetes does not replace it by itself.
+    if updated < due and why and why.broken:
+        why = _blocked(cluster, members, status, why)
     if updated < due:
         return _explained(f"[1/2] {updated} of {due} pods are of the new version", why)
     return _explained(f"[2/2] waiting for {wanted - ready} of {wanted} pods to be ready", why)
+
+
+def _blocked(cluster: Cluster, members: list[dict[str, Any]], status: Mapping[str, Any], why: Verdict) -> Verdict:
+    """Kubernetes never replaces a broken pod of an old revision by itself, so the rollout stands still: say so."""
+    for member in members:
+        revision = at(member, "metadata", "labels", "controller-revision-hash")
+        if revision != status.get("updateRevision") and not pods.judge(cluster, member).ready:
+            name, place = member["metadata"]["name"], member["metadata"]["namespace"]
+            advice = f"pod {name} is of the old version and blocks the new one: kubectl -n {place} delete pod {name}"
+            return broken(f"{advice} ({why.message})", why.grace)
+    return why
 
 
 def daemon_set(cluster: Cluster, item: Mapping[str, Any]) -> Verdict:
