@@ -116,7 +116,7 @@ API_ERRORS = (ApiException, urllib3.exceptions.HTTPError, OSError)
 
 
 def identity(cluster: Cluster, namespace: str) -> list[str]:
-    """What tells one place from another, whatever its address: the UIDs of kube-system and of the namespace, the server."""
+    """What tells one place from another: the UIDs of kube-system and of the namespace, and the server for people."""
     spaces = [get(cluster.core.read_namespace, name) for name in ("kube-system", namespace)]
     return [*(space.metadata.uid if space else "none" for space in spaces), cluster.server]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pulumi.automation.events import StepEventMetadata
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -119,7 +120,7 @@ class Progress:
         elif event.res_outputs_event:
             step = event.res_outputs_event.metadata
             started = self._steps.pop(step.urn, None)
-            self._finish(step.op.value, step.urn, step.type, started)
+            self._finish(step, started)
         elif event.res_op_failed_event:
             step = event.res_op_failed_event.metadata
             self._steps.pop(step.urn, None)
@@ -147,16 +148,19 @@ class Progress:
         elif not ephemeral and text and severity == "info":
             self._say(f"    {text}")
 
-    def _finish(self, op: str, urn: str, kind_of: str, started: Step | None) -> None:
+    def _finish(self, step: StepEventMetadata, started: Step | None) -> None:
+        op = step.op.value
         kind = DONE.get(op, "same" if op in ("same", "read", "refresh") else "")
         if kind:
             self.counts[kind] = self.counts.get(kind, 0) + 1
-        self._write(f"done: {op} {urn}")
-        ours = kind_of.startswith(("pulumi:", "sessionstore:"))  # book-keeping, nothing on the cluster
+        self._write(f"done: {op} {step.urn}")
+        ours = step.type.startswith(("pulumi:", "sessionstore:"))  # book-keeping, nothing on the cluster
         if op not in QUIET and not ours and not self.dry:
             took = time.monotonic() - started.since if started else 0
             seconds = f" ({took:.0f} s)" if took >= 1 else ""
-            self._say(f"  ✓ {report.resource(urn)} {DONE.get(op, op)}{seconds}")
+            kept = op == "delete" and step.old and step.old.retain_on_delete
+            done = "kept on the cluster" if kept else DONE.get(op, op)
+            self._say(f"  ✓ {report.resource(step.urn)} {done}{seconds}")
 
     def _say(self, line: str, style: str = "") -> None:
         self.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -152,7 +152,7 @@ def up(target: Target, refresh: bool = False) -> progress.Progress:
                 f"Stack {target.stack} was last deployed to another cluster ({before[2]}), not to {now[2]}: "
                 "correct KUBECONFIG, or add --refresh when the stack has moved."
             )
-        if moved and target.stack == workspace.DEV or before and not moved:
+        if target.stack == workspace.DEV or (before and not moved):
             target.say("The cluster or the namespace is not the last run's: reading what there is first.")
             refresh = True
     if resources <= 1:

@@ -7,6 +7,7 @@ clean, and lets dev run the images that were built on this machine without namin
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ import yaml
 from infra.settings import PROJECT, Settings, SettingsError, parse
 from ops.errors import OpsError
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(os.environ.get("SESSION_STORE_PROJECT") or Path(__file__).resolve().parent.parent)
+"""The folder of Pulumi.yaml; tests bring one of their own."""
 DEV = "dev"
 ANY_IMAGES = dict.fromkeys(("redis", "api"), f"any@sha256:{'0' * 64}")
 """For what needs settings but runs no program: dev's images may be gone, or not built yet."""

@@ -202,7 +202,7 @@ AFTER = (
     Check("redis-replaced", "The session survives Redis", "Q&A: survive Redis restarts", redis_replaced, True, True),
     Check("api-replaced", "The session survives the API's pods", PERSIST, api_replaced, True, True),
     Check("no-memorystore", "No MemoryStore warning", "Phase 4: no memory warning on API startup", memory_warning),
-    Check("connected", "The connection line", "Phase 4: Redis connection logs appear", connection_line),
+    Check("connection-line", "The connection line", "Phase 4: Redis connection logs appear", connection_line),
 )
 HEALTH = (
     Check("errors", "No session errors", "Success: no increase in login errors", errors),

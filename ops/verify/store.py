@@ -126,8 +126,8 @@ def _api_container(live: Live) -> Any:
 
 
 CHECKS = (
-    Check("password-wrong", "A wrong password is refused", "Security: Redis password authentication", wrong_password),
-    Check("password-none", "No password is refused", "Security: Redis password authentication", no_password),
+    Check("wrong-password", "A wrong password is refused", "Security: Redis password authentication", wrong_password),
+    Check("no-password", "No password is refused", "Security: Redis password authentication", no_password),
     Check("plaintext", "Plaintext is refused", "Security: TLS for the Redis connection", plaintext),
     Check("tls-version", "Old TLS is refused", "Security: TLS for the Redis connection", old_tls),
     Check("tls-ca", "The certificate is verified", "Security: TLS for the Redis connection", authority),
