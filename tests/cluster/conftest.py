@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from embedded import EmbeddedCluster, run_cluster
+from embedded import REPO, EmbeddedCluster, run_cluster
+from project import Project, ProjectMaker
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +35,20 @@ def start_cluster() -> Iterator[Callable[..., EmbeddedCluster]]:
 def cluster(start_cluster: Callable[..., EmbeddedCluster]) -> EmbeddedCluster:
     """A cluster of three nodes, named by SESSION_STORE_TEST_CLUSTER (default `test`), shared by the whole session."""
     return start_cluster(os.environ.get("SESSION_STORE_TEST_CLUSTER", "test"), 3)
+
+
+@pytest.fixture(scope="session")
+def make_project(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> ProjectMaker:
+    """A function that makes a project folder for a namespace of the test's, with the images loaded into the cluster."""
+    images = tmp_path_factory.mktemp("images") / "images.json"
+    build = [sys.executable, "-m", "images", "build", "redis", "api", "helper", "--json", str(images)]
+    subprocess.run(build, cwd=REPO, check=True)
+    cluster.run("load-image", *(image["archive"] for image in json.loads(images.read_text()).values()))
+
+    def make(namespace: str) -> Project:
+        folder = tmp_path_factory.mktemp(namespace)
+        (folder / ".state").mkdir()
+        (folder / ".state" / "images.json").write_text(images.read_text())
+        return Project(folder, cluster.kubeconfig, namespace)
+
+    return make
