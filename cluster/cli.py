@@ -96,6 +96,8 @@ def status(
     found = state.collect(cluster)
     if as_json:
         print(json.dumps(state.as_json(cluster, found), indent=1))
+    elif found.is_down:
+        raise ClusterError(f"cluster {name!r} is down: start it with `python -m cluster up --name {name}`")
     else:
         state.show(cluster, found, out)
     if found.problems:

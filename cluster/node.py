@@ -128,7 +128,8 @@ def _kubelet(node: Node, binaries: Path) -> Component:
             "imagefs.available": "1%",
             "nodefs.inodesFree": "1%",
         },
-        "nodeLeaseDurationSeconds": 16,
+        "nodeLeaseDurationSeconds": 16,  # renewed each 4 s
+        "nodeStatusUpdateFrequency": "4s",  # Ready again soon after the API server was away; posts changes only
         "shutdownGracePeriod": "0s",
         "registerWithTaints": [],
         "enableProfilingHandler": False,

@@ -37,6 +37,11 @@ class Status:
     addons: list[Row]
 
     @property
+    def is_down(self) -> bool:
+        """Whether nothing at all runs."""
+        return all(row.pid is None for row in self.components)
+
+    @property
     def problems(self) -> list[str]:
         """`name: problem` of everything unhealthy."""
         return [f"{row.name}: {row.problem}" for row in (*self.components, *self.nodes, *self.addons) if row.problem]
@@ -56,16 +61,22 @@ def collect(cluster: Cluster) -> Status:
     with ThreadPoolExecutor(8) as pool:
         components = list(pool.map(row, cluster.components))
     try:
-        found = api.nodes(cluster)
-        nodes = [Row(n.name, found[n.name].problem if n.name in found else "not registered") for n in cluster.nodes]
-        extra = [Row(name, problem) for name, problem in addons.problems(cluster).items()]
+        nodes, extra = _ask_api(cluster, "kube-apiserver" in running)
     except ClusterError as error:
-        nodes = [Row(n.name, "unknown, the API server does not answer") for n in cluster.nodes]
+        nodes = [Row(n.name, f"unknown: {error}") for n in cluster.nodes]
         extra = [Row("addons", f"unknown: {error}")]
     for index, node in enumerate(cluster.nodes):
         if not net.node_is_up(node):
             nodes[index] = Row(node.name, "its namespaces are gone")
     return Status(components, nodes, extra)
+
+
+def _ask_api(cluster: Cluster, runs: bool) -> tuple[list[Row], list[Row]]:
+    if not runs:  # do not ask its address then: it may belong to somebody else by now
+        raise ClusterError("the API server does not run")
+    found = api.nodes(cluster)
+    nodes = [Row(n.name, found[n.name].problem if n.name in found else "not registered") for n in cluster.nodes]
+    return nodes, [Row(name, problem) for name, problem in addons.problems(cluster).items()]
 
 
 def as_json(cluster: Cluster, status: Status) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import pytest
 from embedded import REPO, EmbeddedCluster, run_cluster
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-UP_PATTERN = r"nothing changed"
 
 
 def until(what: str, condition: Callable[[], object], seconds: float = 60) -> None:
@@ -74,7 +73,7 @@ def beside(cluster: EmbeddedCluster) -> Iterator[EmbeddedCluster]:
 
 def test_second_up_changes_nothing(cluster: EmbeddedCluster) -> None:
     before = cluster.pids()
-    assert re.search(UP_PATTERN, cluster.run("up").stdout)
+    assert "nothing changed" in cluster.run("up").stdout
     assert cluster.pids() == before
     assert all(before.values())
 
@@ -146,6 +145,7 @@ def test_volumes_survive_down_and_up(cluster: EmbeddedCluster) -> None:
     cluster.kubectl(*script, "echo kept >/data/file")
     index = cluster.status()["index"]
     cluster.run("down")
+    assert "is down: start it with" in cluster.run("status", check=False).stderr
     assert traces(cluster.name, index) == []
     cluster.run("up")
     cluster.kubectl("-n", "embedded", "rollout", "status", "statefulset/web", "--timeout=120s")
@@ -304,6 +304,40 @@ def test_without_root_says_so() -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: the embedded cluster needs root")
+
+
+def test_missing_packages_are_named_where_apt_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cluster import host
+    from cluster.spec import ClusterError
+
+    monkeypatch.setattr(host.shutil, "which", lambda program: None)
+    with pytest.raises(ClusterError, match=r"no apt-get, install by hand .* containerd .*nftables runc util-linux"):
+        host.install_packages(print)
+
+
+def test_certificates_are_issued_again_only_when_they_must(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from cluster import pki
+    from cluster.spec import Cluster
+
+    def files(cluster: Cluster) -> dict[str, str]:
+        pki.issue(cluster)
+        return {path.name: path.read_text() for path in cluster.pki.iterdir()}
+
+    def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+        return {name.partition(".")[0] for name in after if before.get(name) != after[name]}
+
+    one = Cluster("one", 0, 1, tmp_path)
+    first = files(one)
+    assert files(one) == first
+    assert all(path.stat().st_mode & 0o77 == 0 for path in one.pki.glob("*.key"))
+    (one.pki / "etcd.key").write_text("half a ke")  # what a full disk leaves
+    assert changed(first, files(one)) == {"etcd"}
+    moved = Cluster("one", 3, 1, tmp_path)  # other addresses
+    assert {"apiserver", "etcd", "kubelet-1-serving"} <= changed(first, files(moved))
+    before = files(moved)
+    monkeypatch.setattr(pki, "_RENEW_DAYS", 366)  # all but the authorities are near their end
+    assert {"apiserver", "admin", "kubelet-1"} <= changed(before, after := files(moved))
+    assert "ca" not in changed(before, after)
 
 
 def test_no_address_range_left(cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
