@@ -105,10 +105,10 @@ def _has(value: Any, path: str) -> bool:
 
 def _show(value: Any, path: str) -> str | None:
     try:
-        found = _walk(value, path)
+        found = mask(_walk(value, path))
     except (LookupError, TypeError):
         return None
-    text = found if isinstance(found, str) else json.dumps(mask(found), sort_keys=True)
+    text = found if isinstance(found, str) else json.dumps(found, sort_keys=True)
     text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -51,9 +51,8 @@ def test_lock_of_a_dead_engine_is_removed_and_said(tmp_path: Path, environment: 
     path, said = lock(tmp_path, pid := gone()), list[str]()
     locks.clear(environment, "dev", said.append)
     assert not path.exists()
-    assert said == [
-        f"Removed the lock that ada@{socket.gethostname()} (process {pid}) since 2026-11-24T08:00 left: that engine is gone."
-    ]
+    holder = f"ada@{socket.gethostname()} (process {pid}) since 2026-11-24T08:00"
+    assert said == [f"Removed the lock that {holder} left: that engine is gone."]
 
 
 def test_lock_of_a_process_id_that_something_else_got_is_removed(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -176,13 +176,15 @@ def test_tools_prefer_what_is_installed(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("SESSION_STORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PULUMI_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    with pytest.raises(OpsError, match="Pulumi CLI .* is not here: run `python -m toolchain build pulumi`"):
+    with pytest.raises(OpsError, match=r"Pulumi CLI .* is not here: run `python -m toolchain build pulumi`"):
         cli_tools.find()
     _program(tmp_path / "bin" / "pulumi", "v1.0.0")
     with pytest.raises(OpsError, match=r"the one on PATH, .*/bin/pulumi, is 1.0.0"):
         cli_tools.find()
     _program(tmp_path / "cache" / "bin" / "pulumi", f"v{cli_tools.VERSION}")
-    with pytest.raises(OpsError, match="plugin pulumi-resource-kubernetes .* is not here: run `python -m toolchain pl"):
+    with pytest.raises(
+        OpsError, match=r"plugin pulumi-resource-kubernetes .* is not here: run `python -m toolchain pl"
+    ):
         cli_tools.find()
     for name in cli_tools.PLUGINS:
         _program(tmp_path / "cache" / "bin" / f"pulumi-resource-{name}", "1")
