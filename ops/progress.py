@@ -6,6 +6,7 @@ The engine's `debug` diagnostics hold plain secret values, so they are dropped b
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -70,7 +71,7 @@ class Progress:
         console: where to show them.
         log: file for the raw, secret-free event lines.
         dry: a preview: nothing is really done.
-        counts: finished steps by kind (`created`, `same`, ...).
+        finished: URN to what was done (`created`, `same`, ...).
         failures: in the order they came.
         changes: the engine's own count per operation, once it is done.
     """
@@ -78,7 +79,7 @@ class Progress:
     console: Console
     log: Path
     dry: bool = False
-    counts: dict[str, int] = field(default_factory=dict)
+    finished: dict[str, str] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     changes: dict[str, int] = field(default_factory=dict)
     _steps: dict[str, Step] = field(default_factory=dict)
@@ -152,7 +153,7 @@ class Progress:
         op = step.op.value
         kind = DONE.get(op, "same" if op in ("same", "read", "refresh") else "")
         if kind:
-            self.counts[kind] = self.counts.get(kind, 0) + 1
+            self.finished[step.urn] = kind  # a component ends twice: when it is made, and with its outputs
         self._write(f"done: {op} {step.urn}")
         ours = step.type.startswith(("pulumi:", "sessionstore:"))  # book-keeping, nothing on the cluster
         if op not in QUIET and not ours and not self.dry:
@@ -175,7 +176,7 @@ class Progress:
         now = time.monotonic()
         for step in list(self._steps.values())[:12]:
             table.add_row("  …", step.label, step.doing, f"{now - step.since:.0f} s", f"[dim]{step.status[:100]}[/]")
-        done = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
+        done = ", ".join(f"{count} {kind}" for kind, count in Counter(list(self.finished.values())).items())
         table.add_row("", f"[dim]{done or 'starting the engine'}[/]", "", f"[dim]{self.seconds:.0f} s[/]", "")
         return table
 

@@ -8,7 +8,7 @@ from typing import Any
 from kubernetes.utils.quantity import parse_quantity
 
 from ops.kube import TIMEOUT, wait_for
-from ops.verify.live import PATIENCE, Live, ready
+from ops.verify.live import PATIENCE, Live, Session, ready
 from ops.verify.model import Check, Failed, Skipped, Unseen
 
 WARNING = "MemoryStore is not designed for a production environment"
@@ -139,7 +139,7 @@ def redis_replaced(live: Live) -> str:
         raise Skipped("external mode: its pods are not ours")
     for pod in pods:
         live.delete_pod(pod, live.redis_pods, len(pods))
-    _wait_api(live)
+    _wait_api(live, session)
     status = live.status(live.an_api_pod(), session)
     if not live.settings.redis.appendonly:
         return f"persistence is off: the API recovered, /auth_status {status}"
@@ -151,9 +151,11 @@ def redis_replaced(live: Live) -> str:
 def api_replaced(live: Live) -> str:
     """New API pods know the old sessions."""
     session, old = live.main_session(), live.api_pods()
+    if not live.settings.redis.appendonly and live.status(live.an_api_pod(), session) == 401:
+        session = live.session = live.login(live.an_api_pod())  # it went with the Redis that was replaced before
     for pod in old:
         live.delete_pod(pod, live.api_pods, len(old))
-    _wait_api(live)
+    _wait_api(live, session)
     gone = {pod.metadata.uid for pod in old}
     answers = {
         p.metadata.name: live.status(p.metadata.name, session) for p in live.api_pods() if p.metadata.uid not in gone
@@ -163,10 +165,16 @@ def api_replaced(live: Live) -> str:
     return f"{len(old)} pods replaced, the same session: 200 from each of {len(answers)} new ones"
 
 
-def _wait_api(live: Live) -> None:
+def _wait_api(live: Live, session: Session) -> None:
+    """Until every pod is ready and reaches Redis again; a pod may look ready while its connection is still coming back."""
     wanted = live.deployment().spec.replicas
-    if not wait_for(lambda: len(live.api_pods()) >= wanted, PATIENCE):
-        raise Failed(f"the API was not ready again within {PATIENCE:.0f} s")
+
+    def back() -> bool:
+        pods = live.api_pods()
+        return len(pods) >= wanted and all(live.status(pod.metadata.name, session) != 503 for pod in pods)
+
+    if not wait_for(back, PATIENCE):
+        raise Failed(f"the API did not serve again within {PATIENCE:.0f} s")
 
 
 def _logs(live: Live) -> dict[str, str]:
