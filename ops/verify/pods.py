@@ -166,7 +166,7 @@ def api_replaced(live: Live) -> str:
 
 
 def _wait_api(live: Live, session: Session) -> None:
-    """Until every pod is ready and reaches Redis again; a pod may look ready while its connection is still coming back."""
+    """Until every pod serves; one may look ready while its connection to Redis is still coming back."""
     wanted = live.deployment().spec.replicas
 
     def back() -> bool:
