@@ -43,6 +43,7 @@ def build(
     built = {}
     with (host.cache() / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two builds at once would do the same work twice
+        host.prepare()
         for number, name in enumerate(wanted, 1):
             with console.status(f"[{number} of {len(wanted)}] image {name}"):
                 built[name] = build_one(name)

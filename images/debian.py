@@ -41,7 +41,6 @@ def key(packages: tuple[str, ...]) -> str:
 
 def _rootfs(packages: tuple[str, ...]) -> Path:
     """A tar of Debian's essential packages and these, bit for bit the same for the same package versions."""
-    host.need("mmdebstrap")
     path = host.cache() / f"debian-{key(packages)}.layer"
     if not path.exists():
         partial = path.with_suffix(f".{os.getpid()}.tar")

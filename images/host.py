@@ -10,7 +10,6 @@ from pathlib import Path
 from images.errors import ImageError
 
 REPO = Path(__file__).resolve().parent.parent
-PACKAGES = {"mmdebstrap": "mmdebstrap", "npm": "npm"}
 
 
 def cache() -> Path:
@@ -42,19 +41,19 @@ def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | Non
     return done.stdout
 
 
-def need(program: str) -> None:
-    """Install a program's Debian package when it is missing.
+def prepare() -> None:
+    """Have mmdebstrap and apt's lists; installs and updates when they are missing.
 
     Raises:
-        ImageError: it is missing and there is no apt-get, or apt-get failed.
+        ImageError: this is no Debian, or not root, or apt-get failed.
     """
-    if shutil.which(program):
+    listed = any(Path("/var/lib/apt/lists").glob("*_Packages*"))
+    if shutil.which("mmdebstrap") and listed:
         return
     if not shutil.which("apt-get") or os.geteuid() != 0:
-        raise ImageError(
-            f"{program} is missing: install the Debian package {PACKAGES[program]} (as root), then run again"
-        )
+        raise ImageError("mmdebstrap is missing: install the Debian package mmdebstrap (as root), then run again")
     # RUNLEVEL=1: no package starts a service of its own.
     quiet = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    run("apt-get", "update", "-qq", env=quiet)
-    run("apt-get", "install", "-y", "-qq", "--no-install-recommends", PACKAGES[program], env=quiet)
+    apt = ("apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300")
+    run(*apt, "update", env=quiet)
+    run(*apt, "install", "-y", "--no-install-recommends", "mmdebstrap", env=quiet)

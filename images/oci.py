@@ -160,7 +160,8 @@ def write_image(path: Path, name: str, config: Config, layers: list[Layer]) -> s
         for name_in_archive, blob in files.items():
             archive.addfile(member(name_in_archive, blob, 0o644)[0], io.BytesIO(blob))
         for layer in layers:
-            info = archive.gettarinfo(layer.path, f"blobs/sha256/{layer.digest.removeprefix('sha256:')}")
+            info, _ = member(f"blobs/sha256/{layer.digest.removeprefix('sha256:')}", b"", 0o644)
+            info.size = layer.path.stat().st_size
             with layer.path.open("rb") as file:
                 archive.addfile(info, file)
     partial.replace(path)

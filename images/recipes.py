@@ -78,7 +78,6 @@ def _node(pin: Path) -> Iterator[oci.Member]:
 
 
 def _app(sources: list[Path]) -> Iterator[oci.Member]:
-    host.need("npm")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for path in sources:

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def find() -> Tools:
     if "stand-in" in plugins.values():
         environment["PATH"] = f"{built}{os.pathsep}{environment['PATH']}"
         environment["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] = "true"
+        # Their launchers are shared by clones; this run uses its own clone's.
+        environment |= {"SESSION_STORE_REPO": str(Path(__file__).parents[1]), "SESSION_STORE_PYTHON": sys.executable}
     return Tools(pulumi, plugins, environment)
 
 

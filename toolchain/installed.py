@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import select
-import shlex
 import shutil
 import subprocess
 import sys
@@ -138,8 +137,10 @@ def install_plugin(name: str) -> Plugin:
     temp = launcher.with_name(f".{launcher.name}.{os.getpid()}")
     temp.write_text(
         "#!/bin/sh\n# Stand-in for development and CI; written by `python -m toolchain plugins`.\n"
-        f'export PYTHONPATH={shlex.quote(str(paths.REPO))}"${{PYTHONPATH:+:$PYTHONPATH}}"\n'
-        f'exec {shlex.quote(sys.executable)} -m toolchain.plugins.{name} "$@"\n'
+        # Clones share the cache: `ops` says whose code to run, since the clone that wrote this may be gone.
+        f': "${{SESSION_STORE_REPO:={paths.REPO}}}" "${{SESSION_STORE_PYTHON:={sys.executable}}}"\n'
+        'export PYTHONPATH="$SESSION_STORE_REPO${PYTHONPATH:+:$PYTHONPATH}"\n'
+        f'exec "$SESSION_STORE_PYTHON" -m toolchain.plugins.{name} "$@"\n'
     )
     temp.chmod(0o755)
     temp.replace(launcher)
