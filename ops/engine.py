@@ -115,9 +115,6 @@ class Engine:
         self.environment |= cli_tools.passphrase(where, self.environment)
         if kubeconfig:
             self.environment["KUBECONFIG"] = kubeconfig
-        # What a killed run made and did not record, and what `down` keeps on purpose (namespace, volume claims), is
-        # taken over. What others own is not: server-side apply refuses their fields.
-        self.environment.setdefault("PULUMI_K8S_UPSERT_EXISTING_OBJECTS", "true")
         self.interrupted = False
         self._command = Command(self.tools.pulumi)
         self._local = auto.LocalWorkspace(

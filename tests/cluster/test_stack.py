@@ -89,6 +89,18 @@ def _read(path: Path) -> str:
         return ""
 
 
+def test_a_new_generation_gives_new_secrets_in_place(stack: Deployed) -> None:
+    project, names = stack.project, ("redis-secret", "api-session-secret")
+    before = [project.get("secret", name) for name in names]
+    project.configure(api={"nodePort": 30031}, credentials={"generation": 2})
+    project.ops("up")
+    after = [project.get("secret", name) for name in names]
+    assert [s["metadata"]["uid"] for s in before] == [s["metadata"]["uid"] for s in after]
+    assert all(old["data"] != new["data"] for old, new in zip(before, after, strict=True))
+    code, lines = project.verify("--read-only")
+    assert (code, red(lines)) == (0, {})
+
+
 def test_memory_store_turns_the_matching_lines_red(stack: Deployed) -> None:
     project = stack.project
     project.kubectl("set", "env", "deployment/api", "SESSION_STORE=memory")
