@@ -11,12 +11,14 @@ from typing import Any
 
 import kubernetes
 
+from infra.pods import PART_OF
 from infra.settings import Settings
 from ops import tls
 from ops.kube import API_ERRORS, TIMEOUT, Cluster, get, why
 
 OLDEST, NEWEST = (1, 28), (1, 35)
 """Kubernetes minors: what this program needs, and the newest one it was tried with."""
+OURS = PART_OF.items()
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
@@ -110,7 +112,8 @@ def _secrets(cluster: Cluster, settings: Settings) -> Iterator[str]:
         if not (data or {}).get(key):
             lack = "is missing" if data is None else f"lacks key {key}"
             make = f"`kubectl -n {settings.namespace} create secret generic {secret} --from-file={key}=FILE`"
-            yield f"Secret {secret} ({what}) {lack} in namespace {settings.namespace}: {make}"
+            line = f"Secret {secret} ({what}) {lack} in namespace {settings.namespace}: {make}"
+            yield Warn(line) if secret == settings.verify.login_secret else line
 
 
 def _deployment(cluster: Cluster, settings: Settings) -> Iterator[str]:
@@ -126,6 +129,17 @@ def _deployment(cluster: Cluster, settings: Settings) -> Iterator[str]:
     if container not in names:
         has = f"(it has {', '.join(names)})"
         yield f"Deployment {name} has no container {container} {has}: set session-store:api.container"
+        return
+    env = {item.name: item for c in found.spec.template.spec.containers if c.name == container for item in c.env or []}
+    for wired in ("REDIS_PASSWORD", "API_SESSION_SECRET"):
+        if wired in env and env[wired].value:
+            # Server-side apply keeps both fields, and the API server refuses an entry with both.
+            yield f"Deployment {name} sets {wired} as plain text, where the wiring refers to a Secret: remove it"
+    secret = settings.credentials.session_secret
+    existing = get(cluster.core.read_namespaced_secret, secret, settings.namespace)
+    if settings.credentials.create_session_secret and existing and not (existing.metadata.labels or {}).items() >= OURS:
+        keep = "set session-store:credentials.createSessionSecret to false to keep it (another one logs everybody out)"
+        yield f"Secret {secret} exists and is not this stack's: {keep}"
 
 
 def _storage(cluster: Cluster, settings: Settings) -> Iterator[str]:

@@ -101,7 +101,7 @@ def test_a_good_cluster_passes(api: Api) -> None:
 def test_missing_things_are_all_named_at_once(api: Api) -> None:
     api.objects.clear()
     api.objects["/apis/storage.k8s.io/v1/storageclasses"] = {"items": []}
-    errors, _ = check(
+    errors, warnings = check(
         createNamespace=False,
         credentials={"createSessionSecret": False},
         verify={"loginSecret": "verify-login"},
@@ -110,12 +110,13 @@ def test_missing_things_are_all_named_at_once(api: Api) -> None:
     text = "\n".join(errors)
     assert "namespace session-store is missing and session-store:createNamespace is false" in text
     assert "Secret api-session-secret (the secret that signs cookies) is missing" in text
-    assert "Secret verify-login (the JSON body with which `verify` logs in) is missing" in text
-    assert "create secret generic verify-login --from-file=body=FILE" in text
+    (login,) = warnings  # only `verify` needs it
+    assert "Secret verify-login (the JSON body with which `verify` logs in) is missing" in login
+    assert "create secret generic verify-login --from-file=body=FILE" in login
     assert "Deployment ctmd-api is missing in namespace session-store" in text
     assert "the cluster has no default StorageClass" in text
     assert "TLS Secret redis-tls is missing in namespace session-store: `python -m ops certificates issue" in text
-    assert len(errors) == 6
+    assert len(errors) == 5
 
 
 def test_placeholder_image(api: Api) -> None:
@@ -140,6 +141,20 @@ def test_deployment_without_the_container(api: Api) -> None:
     api.objects["/apis/apps/v1/namespaces/session-store/deployments/ctmd"] = {"spec": {"selector": {}, "template": pod}}
     errors, _ = check(api={"image": ..., "existingDeployment": "ctmd"})
     assert errors == ["Deployment ctmd has no container api (it has web, proxy): set session-store:api.container"]
+
+
+def test_deployment_that_the_wiring_cannot_be_patched_onto(api: Api) -> None:
+    env = [{"name": "API_SESSION_SECRET", "value": "in the clear"}, {"name": "REDIS_HOST", "value": "old"}]
+    pod = {"spec": {"containers": [{"name": "api", "env": env}]}}
+    api.objects["/apis/apps/v1/namespaces/session-store/deployments/ctmd"] = {"spec": {"selector": {}, "template": pod}}
+    helms = {"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}, "data": {}}
+    api.objects["/api/v1/namespaces/session-store/secrets/api-session-secret"] = helms
+    errors, _ = check(api={"image": ..., "existingDeployment": "ctmd"})
+    assert errors[0].startswith("Deployment ctmd sets API_SESSION_SECRET as plain text")
+    assert errors[1].startswith(
+        "Secret api-session-secret exists and is not this stack's: set session-store:credentials"
+    )
+    assert len(errors) == 2
 
 
 def test_certificate_content_is_looked_at_unless_cert_manager_makes_it(api: Api) -> None:
