@@ -46,7 +46,7 @@ def _module(*arguments: str) -> str:
 
 def binaries() -> Path:
     """Directory of the programs in BINARIES, built if need be."""
-    lines = _module("toolchain", "build", *BINARIES, "--quiet").strip().splitlines()
+    lines = _module("toolchain", "build", *BINARIES).strip().splitlines()
     directory = Path(lines[-1].strip()) if lines else Path()
     if missing := [b for b in BINARIES if not (directory / b).exists()]:
         raise ClusterError(f"`python -m toolchain build` left no {', '.join(missing)} in {directory}")
