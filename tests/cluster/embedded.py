@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -30,6 +31,13 @@ def run_cluster(*arguments: str, check: bool = True) -> subprocess.CompletedProc
     return done
 
 
+@functools.cache
+def kubectl_path() -> str:
+    """The pinned kubectl, built if need be."""
+    command = [sys.executable, "-m", "toolchain", "path", "kubectl"]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout.split()[-1]
+
+
 @dataclass(frozen=True)
 class EmbeddedCluster:
     """A running embedded cluster: `name`, the path of its administrator's `kubeconfig`."""
@@ -43,12 +51,9 @@ class EmbeddedCluster:
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """What kubectl prints."""
-        program = subprocess.run(
-            [sys.executable, "-m", "toolchain", "path", "kubectl"], cwd=REPO, capture_output=True, text=True, check=True
-        ).stdout.split()[-1]
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         done = subprocess.run(
-            [program, *arguments],
+            [kubectl_path(), *arguments],
             input=stdin,
             env=environment,
             capture_output=True,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from embedded import REPO, kubectl_path
 
-REPO = Path(__file__).resolve().parents[2]
 Result = subprocess.CompletedProcess[str]
 
 
@@ -88,7 +88,7 @@ class Project:
 
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
         """What kubectl printed, in the stack's namespace."""
-        command = [_kubectl(), "--namespace", self.namespace, *args]
+        command = [kubectl_path(), "--namespace", self.namespace, *args]
         done = subprocess.run(command, env=self.environment, input=stdin, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
         return done.stdout
@@ -108,13 +108,6 @@ class Project:
     def service_address(self, name: str) -> str:
         """ClusterIP of a Service; the host has a route to it."""
         return str(self.get("service", name)["spec"]["clusterIP"])
-
-
-def _kubectl() -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "toolchain", "path", "kubectl"], cwd=REPO, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip().splitlines()[-1]
 
 
 ProjectMaker = Callable[..., Project]
