@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from images import host, oci
 from images.errors import ImageError
@@ -56,11 +55,12 @@ def build(
 
 @app.command("list")
 def list_images() -> None:
-    """Show the images in the cache."""
-    table = Table("image", "archive", "MB")
-    for path in sorted(host.cache().glob("*.tar")):
-        table.add_row(path.name.rsplit("-", 1)[0], str(path), f"{path.stat().st_size / 1e6:.0f}")
-    Console().print(table)
+    """Show the images in the cache: name@digest, megabytes, archive."""
+    for note in sorted(host.cache().glob("*.digest")):
+        archive = note.with_suffix(".tar")
+        if archive.exists():
+            name = f"{oci.HOST}/{archive.stem.rsplit('-', 1)[0]}@{note.read_text()}"
+            typer.echo(f"{name}\t{archive.stat().st_size / 1e6:.0f} MB\t{archive}")
 
 
 def main() -> None:
