@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,8 +78,12 @@ class Declared(mocks.Mocks):
         return found
 
 
-def declare(values: dict[str, Any]) -> Declared:
-    """Run the program with this configuration."""
+def _inline() -> object:
+    return runpy.run_module("infra", run_name="__main__")
+
+
+def declare(values: dict[str, Any], run: Callable[[], object] = _inline) -> Declared:
+    """Run the program with this configuration, as `ops` does unless `run` says otherwise."""
     declared = Declared()
     pulumi.runtime.set_mocks(declared, project="session-store", stack="test", preview=False)
     texts = {
@@ -88,7 +93,7 @@ def declare(values: dict[str, Any]) -> Declared:
     original = pulumi.export
     try:
         pulumi.export = declared.outputs.__setitem__
-        pulumi.runtime.test(lambda: runpy.run_module("infra", run_name="__main__") and None)()
+        pulumi.runtime.test(lambda: run() and None)()
     finally:
         pulumi.export = original
     return declared

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -220,6 +223,20 @@ def test_outputs_say_where_and_what(stacks: dict[str, Declared]) -> None:
 def test_release_hash_covers_what_promotion_carries(change: dict[str, Any], carried: bool) -> None:
     hashes = {declare(values).outputs["release"]["settings"] for values in (config(), config(**change))}
     assert (len(hashes) == 2) is carried
+
+
+def test_program_runs_as_pulumi_up_runs_it(request: pytest.FixtureRequest) -> None:
+    root = request.config.rootpath
+    # The language host runs the folder that `main` in Pulumi.yaml names, from inside: the repository is not on the path
+    script = (
+        "import runpy; from program import config, declare; "
+        "print(*sorted(declare(config(), lambda: runpy.run_path('.', run_name='__main__')).kinds()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(root / "tests" / "unit")}
+    folder = root / yaml.safe_load((root / "Pulumi.yaml").read_text())["main"]
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"StatefulSet", "Deployment", "Secret"} <= set(done.stdout.split())
 
 
 @pytest.mark.parametrize("stack", ["staging", "prod"])
