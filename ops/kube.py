@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -103,8 +104,6 @@ def why(error: Exception, cluster: Cluster) -> str:
 
 def message_of(error: ApiException) -> str:
     """The Status message in an API error, else its reason."""
-    import json
-
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):

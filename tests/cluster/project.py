@@ -16,8 +16,6 @@ from typing import Any
 import yaml
 from embedded import REPO, kubectl_path
 
-Result = subprocess.CompletedProcess[str]
-
 
 @dataclass(frozen=True)
 class Project:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from toolchain.plugins.wire import UNKNOWN
@@ -70,11 +70,6 @@ def parse(written: str) -> Path:
 def within(path: Path, area: Path) -> bool:
     """Whether a path is this area or lies inside it; `*` in the area stands for any step."""
     return len(path) >= len(area) and all(want in ("*", got) for want, got in zip(area, path, strict=False))
-
-
-def touches(path: Path, areas: Sequence[Path]) -> bool:
-    """Whether a path lies inside one of the areas, or holds one."""
-    return any(within(path, area) or within(area, path) for area in areas)
 
 
 def lookup(tree: Any, path: Path) -> Any:
