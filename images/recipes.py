@@ -50,6 +50,11 @@ def redis() -> tuple[oci.Config, list[oci.Layer]]:
     return oci.Config(["redis-server"], "999:999", "/data"), layers
 
 
+def haproxy() -> tuple[oci.Config, list[oci.Layer]]:
+    """Debian's HAProxy 2.6 and its sh."""
+    return oci.Config(["haproxy", "-f", "/etc/haproxy/haproxy.cfg"], "99:99"), debian.layers("haproxy")
+
+
 def helper() -> tuple[oci.Config, list[oci.Layer]]:
     """A shell with curl, redis-cli, openssl and busybox, for volumes and for looking around from inside."""
     return oci.Config(["sh"], NOBODY), debian.layers("redis-tools", "curl", "openssl", "busybox")
@@ -93,6 +98,7 @@ def _app(sources: list[Path]) -> Iterator[oci.Member]:
 RECIPES: dict[str, Callable[[], tuple[oci.Config, list[oci.Layer]]]] = {
     "pause": pause,
     "redis": redis,
+    "haproxy": haproxy,
     "api": api,
     "helper": helper,
     "coredns": lambda: _go("coredns", NOBODY),

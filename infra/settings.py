@@ -19,6 +19,8 @@ from pydantic.alias_generators import to_camel
 from infra.values import Cpu, Image, Memory, Name, Port, Prefix
 
 PROJECT = "session-store"
+ACCEPTED = "acceptedSessionSecrets"
+"""The one key that is a secret: it is not part of `Settings`, which are shown and exported."""
 WIRED_ENV = re.compile(r"^(REDIS_|SESSION_|API_|NODE_ENV$|AUTH_ENV$|TRUST_PROXY$|SHUTDOWN_DELAY_MS$)")
 """Names of the API's environment that the wiring sets itself (`wiring.py`); `api.env` may not set them."""
 
@@ -45,8 +47,13 @@ class Storage(_Model):
 class Redis(_Model):
     """Which Redis, and how it keeps its data."""
 
-    mode: Literal["standalone", "external"] = "standalone"
+    mode: Literal["standalone", "sentinel", "external"] = "standalone"
     image: Image | None = None
+    replicas: int = Field(default=3, ge=3, le=7)
+    """Sentinel mode: Redis pods, each with a Sentinel beside it."""
+    proxy_image: Image | None = None
+    """Sentinel mode: HAProxy, which leads clients to the master."""
+    proxy_replicas: int = Field(default=2, ge=1, le=10)
     service: Name = "redis"
     host: str | None = None
     """External mode: the managed Redis's host name."""
@@ -65,13 +72,19 @@ class Redis(_Model):
     def _mode_fits(self) -> Redis:
         if self.mode == "external" and not self.host:
             raise ValueError("host: is missing; external mode needs the host name of the managed Redis in redis.host")
-        if self.mode == "standalone" and not self.image:
+        if self.mode != "external" and not self.image:
             raise ValueError("image: is missing; set it to NAME@sha256:<digest>")
         for key in ("host", "username"):
-            if self.mode == "standalone" and getattr(self, key):
+            if self.mode != "external" and getattr(self, key):
                 raise ValueError(f"{key}: is for mode external only; remove it or set redis.mode to external")
         if self.mode == "external" and self.image:
-            raise ValueError("image: is for mode standalone only; remove it, an external Redis runs no pod of ours")
+            raise ValueError("image: is not for mode external; remove it, an external Redis runs no pod of ours")
+        if self.mode == "sentinel" and not self.proxy_image:
+            raise ValueError("proxyImage: is missing; set it to HAProxy's NAME@sha256:<digest>, 2.6 or newer")
+        if self.replicas % 2 == 0:
+            raise ValueError(
+                f"replicas: {self.replicas} is even, which gives no more safety than one less: set 3, 5 or 7"
+            )
         return self
 
 
@@ -102,6 +115,12 @@ class Sessions(_Model):
     secure: bool | None = None
     """The cookie's Secure flag; null: on when `api.nodeEnv` is production."""
     cookie_name: str = Field(default="connect.sid", pattern=r"^[A-Za-z0-9._-]+$")
+    wait_replicas: int = Field(default=0, ge=0, le=6)
+    """Sentinel mode: replicas that must have a new session before the login is answered; 0: answered at once."""
+    wait_timeout_ms: int = Field(default=500, ge=10, le=10_000)
+    """The longest such wait."""
+    request_budget_ms: int = Field(default=4000, ge=0, le=60_000)
+    """How long a request may be held, and retried, while Redis changes over; 0: it is refused at once."""
 
 
 class Autoscaling(_Model):
@@ -168,7 +187,43 @@ class Credentials(_Model):
     create_session_secret: bool = True
     """false: the Secret exists (Helm made it) and is only read; a new one would log everybody out."""
     generation: int = Field(default=1, ge=1)
-    """Raise it to have new values generated."""
+    """Raise it to have new values generated; of the password and the session secret, unless they say their own."""
+    password_generation: int | None = Field(default=None, ge=1)
+    session_generation: int | None = Field(default=None, ge=1)
+    oldest_password: int | None = Field(default=None, ge=1)
+    """The oldest password that is still valid; null: the one before the present one. Raise it to revoke."""
+    oldest_session: int | None = Field(default=None, ge=1)
+    """The oldest session secret whose cookies are still valid; null: the one before the present one."""
+
+    @property
+    def passwords(self) -> list[int]:
+        """The valid generations of the password, the present one first."""
+        return _valid(self.password_generation or self.generation, self.oldest_password)
+
+    @property
+    def session_secrets(self) -> list[int]:
+        """The valid generations of the session secret, the one that signs first."""
+        return _valid(self.session_generation or self.generation, self.oldest_session)
+
+    @model_validator(mode="after")
+    def _generations_fit(self) -> Credentials:
+        passwords, sessions = self.password_generation or self.generation, self.session_generation or self.generation
+        for key, oldest, newest in (
+            ("oldestPassword", self.oldest_password, passwords),
+            ("oldestSession", self.oldest_session, sessions),
+        ):
+            if oldest and oldest > newest:
+                raise ValueError(f"{key}: {oldest} is above generation {newest}; nothing would be valid: lower it")
+        if self.oldest_password and self.oldest_password < passwords - 1:
+            raise ValueError(
+                f"oldestPassword: {self.oldest_password} would keep more than two passwords valid; "
+                f"set {passwords - 1} or {passwords}, or remove it"
+            )
+        return self
+
+
+def _valid(newest: int, oldest: int | None) -> list[int]:
+    return list(range(newest, (oldest or max(newest - 1, 1)) - 1, -1))
 
 
 class Network(_Model):
@@ -177,6 +232,16 @@ class Network(_Model):
     policies: bool = True
     api_egress_ports: list[Port] = []
     """Further TCP ports the API may reach anywhere (its login provider, its database)."""
+
+
+class Backup(_Model):
+    """Backups on a schedule, into a volume of their own."""
+
+    schedule: str | None = Field(default=None, pattern=r"^(\S+ ){4}\S+$")
+    """Cron text, in UTC; null: none."""
+    claim_size: Memory = "1Gi"
+    keep: int = Field(default=7, ge=1, le=1000)
+    """How many backups stay."""
 
 
 class Verify(_Model):
@@ -198,6 +263,7 @@ class Settings(_Model):
     api: Api
     credentials: Credentials = Credentials()
     network: Network = Network()
+    backup: Backup = Backup()
     verify: Verify = Verify()
 
     @model_validator(mode="after")
@@ -211,6 +277,15 @@ class Settings(_Model):
             raise ValueError(
                 "tls.issuer: an external Redis brings its own certificate; use tls.secretName for its ca.crt"
             )
+        if self.sessions.wait_replicas and self.redis.mode != "sentinel":
+            raise ValueError("sessions.waitReplicas: needs replicas; set redis.mode to sentinel or remove this key")
+        if self.sessions.wait_replicas >= self.redis.replicas:
+            raise ValueError(
+                f"sessions.waitReplicas: {self.sessions.wait_replicas} is more than redis.replicas less the master; "
+                "lower it, best to 1"
+            )
+        if self.backup.schedule and self.redis.mode == "external":
+            raise ValueError("backup.schedule: an external Redis is backed up by who runs it; remove this key")
         if self.tls.secret_name and not self.tls.enabled:
             raise ValueError(
                 "tls.secretName: TLS is off, so the Secret would be ignored; set tls.enabled to true or remove this key"
@@ -275,6 +350,11 @@ def parse(values: Mapping[str, Any]) -> Settings:
         raise SettingsError("The stack configuration is wrong:\n" + "\n".join(f"  - {p}" for p in problems)) from None
 
 
+def accepted_session_secrets() -> pulumi.Output[str] | None:
+    """Another stack's session secrets whose cookies are to be accepted, comma-separated; encrypted in its file."""
+    return pulumi.Config(PROJECT).get_secret(ACCEPTED)
+
+
 def load() -> Settings:
     """The running stack's settings.
 
@@ -285,7 +365,7 @@ def load() -> Settings:
     values: dict[str, Any] = {}
     for full in {**get_config_env(), **CONFIG.get()}:
         project, _, key = full.partition(":")
-        if project == PROJECT:
+        if project == PROJECT and key != ACCEPTED:
             raw = config.require(key)
             try:
                 values[key] = json.loads(raw)

@@ -17,13 +17,13 @@ from typing import Any
 
 import yaml
 
-from infra.settings import PROJECT, Settings, SettingsError, parse
+from infra.settings import ACCEPTED, PROJECT, Settings, SettingsError, parse
 from ops.errors import OpsError
 
 REPO = Path(os.environ.get("SESSION_STORE_PROJECT") or Path(__file__).resolve().parent.parent)
 """The folder of Pulumi.yaml; tests bring one of their own."""
 DEV = "dev"
-ANY_IMAGES = dict.fromkeys(("redis", "api"), f"any@sha256:{'0' * 64}")
+ANY_IMAGES = dict.fromkeys(("redis", "api", "haproxy"), f"any@sha256:{'0' * 64}")
 """For what needs settings but runs no program: dev's images may be gone, or not built yet."""
 SECRETS_KEYS = ("secretsprovider", "encryptedkey", "encryptionsalt")
 
@@ -116,13 +116,20 @@ def with_images(config: Mapping[str, Any], images: Mapping[str, str]) -> dict[st
 
     Args:
         config: `session-store:<key>` to value.
-        images: `redis` and `api` to a reference by digest.
+        images: `redis`, `api` and `haproxy` to a reference by digest.
     """
     filled = dict(config)
-    for part, excluded_by in (("redis", "host"), ("api", "existingDeployment")):
+    for name, part, key in (("redis", "redis", "image"), ("haproxy", "redis", "proxyImage"), ("api", "api", "image")):
         value = filled.get(f"{PROJECT}:{part}") or {}
-        if part in images and isinstance(value, dict) and not value.get("image") and not value.get(excluded_by):
-            filled[f"{PROJECT}:{part}"] = {**value, "image": images[part]}
+        if name not in images or not isinstance(value, dict) or value.get(key):
+            continue
+        if (
+            value.get("host")
+            or value.get("existingDeployment")
+            or (name == "haproxy" and value.get("mode") != "sentinel")
+        ):
+            continue  # nothing of ours runs there
+        filled[f"{PROJECT}:{part}"] = {**value, key: images[name]}
     return filled
 
 
@@ -179,13 +186,17 @@ def settings_of(workspace: Workspace, config: Mapping[str, Any]) -> Settings:
     values: dict[str, Any] = {}
     for full, value in config.items():
         project, _, key = full.partition(":")
-        if project == PROJECT:
+        if project == PROJECT and key != ACCEPTED:
             values[key] = _plain(value)
     try:
         return parse(values)
     except SettingsError as error:
         built = f"\n`python -m images build --json {workspace.state}/images.json` makes dev's images."
-        hint = built if workspace.stack == DEV and re.search(r"(redis|api)(\.image)?: is missing", str(error)) else ""
+        hint = (
+            built
+            if workspace.stack == DEV and re.search(r"(redis|api)(\.image|\.proxyImage)?: is missing", str(error))
+            else ""
+        )
         raise OpsError(f"{error}\nFile: {workspace.source}{hint}") from None
 
 

@@ -41,7 +41,7 @@ def cluster(start_cluster: Callable[..., EmbeddedCluster]) -> EmbeddedCluster:
 def make_project(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> ProjectMaker:
     """A function that makes a project folder for a namespace of the test's, with the images loaded into the cluster."""
     images = tmp_path_factory.mktemp("images") / "images.json"
-    build = [sys.executable, "-m", "images", "build", "redis", "api", "--json", str(images)]
+    build = [sys.executable, "-m", "images", "build", "redis", "api", "haproxy", "--json", str(images)]
     subprocess.run(build, cwd=REPO, check=True)
     cluster.run("load-image", *(image["archive"] for image in json.loads(images.read_text()).values()))
 

@@ -53,7 +53,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (
         "external with an image",
         config(redis={"mode": "external", "host": "r"}),
-        "redis.image: is for mode standalone only",
+        "redis.image: is not for mode external",
     ),
     ("host without external", config(redis={"host": "cache"}), "redis.host: is for mode external only"),
     (
