@@ -69,7 +69,7 @@ def test_an_image_adds_to_the_base_only_what_the_base_lacks(tmp_path: Path) -> N
 
 
 def test_unknown_image_is_told_with_what_there_is() -> None:
-    with pytest.raises(ImageError, match="there is no image nginx; there are pause, redis, api"):
+    with pytest.raises(ImageError, match="there is no image nginx; there are pause, redis, haproxy, api"):
         build(["redis", "nginx"])
 
 
