@@ -1,0 +1,1 @@
+"""Numbers: what failures and routine changes cost the people who use the API. `python -m bench --help`."""
