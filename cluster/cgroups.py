@@ -69,6 +69,12 @@ def pids(name: str) -> set[int]:
     return found - {0}
 
 
+def below(name: str, last: str) -> list[str]:
+    """Names of the cgroups below `name` whose own name is `last`."""
+    found = {str(path.relative_to(root)) for root in _everywhere() for path in (root / name).glob(f"**/{last}")}
+    return sorted(found)
+
+
 def remove(name: str) -> list[Path]:
     """Remove cgroup `name` with everything below; returns what would not go (a process is still in it)."""
     left: list[Path] = []

@@ -52,6 +52,13 @@ def is_cold(node: Node) -> bool:
     return not _node_processes(node)
 
 
+def kill_node(node: Node) -> int:
+    """SIGKILL everything of a node, and leave all else as it is; how many processes that were."""
+    count = len(_node_processes(node))
+    _sweep(lambda: _node_processes(node), node.name)
+    return count
+
+
 def clear_node(node: Node) -> None:
     """Remove everything of a node but its data: processes, namespaces, cable, mounts, sockets, cgroups."""
     _sweep(lambda: _node_processes(node), node.name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cluster import cleanup, host, lifecycle, processes, registry, spec, tools
+from cluster import cleanup, faults, host, lifecycle, processes, registry, spec, tools
 from cluster import status as state
 from cluster.spec import Cluster, ClusterError
 
@@ -23,6 +25,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+fault_app = typer.Typer(
+    help="Hurt the cluster on purpose; `cluster up` mends whatever was done.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(fault_app, name="fault")
 out, err = Console(), Console(stderr=True)
 Name = Annotated[str, typer.Option("--name", metavar="NAME", help="Which cluster.")]
 
@@ -158,6 +166,66 @@ def kubectl(arguments: Annotated[list[str], typer.Argument(metavar="-- ARGS...")
     cluster = _started(name)
     program = str(tools.kubectl())
     os.execve(program, [program, *arguments], {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)})  # noqa: S606
+
+
+NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Name or number of a node.")]
+
+
+@fault_app.command()
+def partition(node: NodeName, name: Name = "dev") -> None:
+    """Cut a node off: its pods run on and reach each other, nothing else reaches them nor they it."""
+    with _hurting(name) as cluster:
+        target = faults.find_node(cluster, node)
+        done = faults.partition(target)
+    print(f"{target.name}: {'cut off' if done else 'is cut off already'}")
+
+
+@fault_app.command()
+def heal(node: NodeName, name: Name = "dev") -> None:
+    """Plug a node that was cut off in again."""
+    with _hurting(name) as cluster:
+        target = faults.find_node(cluster, node)
+        done = faults.heal(target)
+    print(f"{target.name}: {'reachable again' if done else 'was not cut off'}")
+
+
+@fault_app.command()
+def kill(node: NodeName, name: Name = "dev") -> None:
+    """Node death: cut the node off and SIGKILL everything on it at once."""
+    with _hurting(name) as cluster:
+        target = faults.find_node(cluster, node)
+        count = faults.kill(target)
+    print(f"{target.name}: dead, {count} processes killed")
+
+
+@fault_app.command()
+def start(node: NodeName, name: Name = "dev") -> None:
+    """Bring a dead node back: what `cluster up` does, which mends the others too."""
+    host.require_root()
+    faults.find_node(_started(name), node)
+    up(name)
+
+
+@fault_app.command()
+def kill_process(
+    namespace: str,
+    pod: str,
+    program: Annotated[str, typer.Argument(help="Name of its executable, e.g. redis-server.")],
+    name: Name = "dev",
+    container: Annotated[str | None, typer.Option(help="Look in this container only.")] = None,
+) -> None:
+    """SIGKILL a program inside a pod."""
+    host.require_root()
+    node, pids = faults.kill_process(_started(name), namespace, pod, program, container)
+    print(f"{node}: killed {program} of {namespace}/{pod}, pid {', '.join(map(str, pids))}")
+
+
+@contextlib.contextmanager
+def _hurting(name: str) -> Iterator[Cluster]:
+    host.require_root()
+    cluster = _started(name)
+    with registry.locked(name):
+        yield cluster
 
 
 def _started(name: str) -> Cluster:

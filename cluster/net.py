@@ -75,8 +75,25 @@ def host_routes(cluster: Cluster) -> None:
     """Routes of the host: to each node's pods through that node, to Services through the first."""
     for node in cluster.nodes:
         run("ip", "route", "replace", str(node.pods), "via", str(node.ip), "dev", cluster.bridge)
-    first = cluster.nodes[0]
+    route_services(cluster)
+
+
+def route_services(cluster: Cluster) -> None:
+    """Lead the host to Services through the first node whose cable is up."""
+    first = next((node for node in cluster.nodes if cable_is_up(node)), cluster.nodes[0])
     run("ip", "route", "replace", str(cluster.services), "via", str(first.ip), "dev", cluster.bridge)
+
+
+def cable_is_up(node: Node) -> bool:
+    """Whether the host's end of the node's cable is there and up."""
+    with contextlib.suppress(OSError):
+        return bool(int(Path("/sys/class/net", node.veth, "flags").read_text(), 16) & 1)  # IFF_UP
+    return False
+
+
+def set_cable(node: Node, *, up: bool) -> None:
+    """Take the host's end of a node's cable up or down."""
+    run("ip", "link", "set", node.veth, "up" if up else "down")
 
 
 def _forward_rules(cluster: Cluster, *, add: bool) -> None:

@@ -68,6 +68,8 @@ def collect(cluster: Cluster) -> Status:
     for index, node in enumerate(cluster.nodes):
         if not net.node_is_up(node):
             nodes[index] = Row(node.name, "its namespaces are gone")
+        elif not net.cable_is_up(node):
+            nodes[index] = Row(node.name, f"cut off: its cable {node.veth} is down")
     return Status(components, nodes, extra)
 
 
