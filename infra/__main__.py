@@ -27,7 +27,7 @@ secrets = credentials.Credentials("credentials", config, within)
 tls = certificates.certificate(config, within)
 store = redis.session_store(
     "store",
-    redis.SessionStoreArgs(config, secrets.password_fingerprint),
+    redis.SessionStoreArgs(config),
     pulumi.ResourceOptions(depends_on=[*namespace, secrets, *tls]),
 )
 wired = wiring.wiring(config, store, secrets.fingerprint)

@@ -19,7 +19,6 @@ class Standalone(SessionStore):
 
     def __init__(self, name: str, args: SessionStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("sessionstore:redis:Standalone", name, None, opts)
-        self._args = args
         self._settings = settings = args.settings
         self._app = app = settings.redis.service
         self._labels = pods.labels(app, "redis")
@@ -130,10 +129,7 @@ class Standalone(SessionStore):
         return {
             "metadata": {
                 "labels": self._labels,
-                "annotations": {
-                    "session-store/config": files_fingerprint,
-                    "session-store/password": self._args.password_fingerprint,
-                },
+                "annotations": {"session-store/config": files_fingerprint},
             },
             "spec": {
                 "automount_service_account_token": False,

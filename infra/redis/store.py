@@ -14,8 +14,6 @@ class SessionStoreArgs:
     """What every mode needs."""
 
     settings: Settings
-    password_fingerprint: pulumi.Input[str]
-    """Changes when the password does, so that pods that read it at start are replaced."""
 
 
 class SessionStore(pulumi.ComponentResource):
