@@ -54,7 +54,11 @@ def wiring(settings: Settings, store: SessionStore, fingerprint: pulumi.Input[st
         "SESSION_COOKIE_NAME": sessions.cookie_name,
         "SESSION_COOKIE_SAMESITE": sessions.same_site,
         "SESSION_COOKIE_SECURE": str(settings.cookie_secure).lower(),
+        "SESSION_REQUEST_BUDGET_MS": str(sessions.request_budget_ms),
     }
+    if sessions.wait_replicas:
+        plain["SESSION_WAIT_REPLICAS"] = str(sessions.wait_replicas)
+        plain["SESSION_WAIT_TIMEOUT_MS"] = str(sessions.wait_timeout_ms)
     optional = {
         "REDIS_USERNAME": redis.username,
         "REDIS_TLS_CA": f"{CA_DIR}/ca.crt" if settings.tls_secret else None,

@@ -96,6 +96,7 @@ def test_env_is_the_plans_and_ours(stacks: dict[str, Declared]) -> None:
         "SESSION_COOKIE_NAME": "connect.sid",
         "SESSION_COOKIE_SAMESITE": "lax",
         "SESSION_COOKIE_SECURE": "true",
+        "SESSION_REQUEST_BUDGET_MS": "4000",
         "SHUTDOWN_DELAY_MS": "5000",
     }
 
