@@ -1,0 +1,1 @@
+"""Passwords, session secrets and certificates change while people stay logged in."""
