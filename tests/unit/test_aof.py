@@ -84,7 +84,7 @@ def sh(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def mend(data: Path, **environment: str) -> tuple[int, str]:
-    done = sh(f"code=0; aof_mend {data} || code=$?; exit $code", **environment)
+    done = sh(f"code=0; aof_mend {data}/appendonlydir || code=$?; exit $code", **environment)
     assert done.stderr == ""
     return done.returncode, done.stdout
 
@@ -224,12 +224,12 @@ def test_the_message_names_the_newest_backup(data: Path, tmp_path: Path) -> None
     _, said = mend(data, AOF_BACKUP=str(latest))
     assert "The newest backup: dev.tar, made 2026-11-24 03:00:00Z" in said
     assert "python -m ops restore dev.tar --stack dev" in said
-    assert (data / "damaged").read_text() == said
+    assert (data / "refused").read_text() == said
 
 
 def test_refusing_waits_for_a_person_then_starts_empty_and_keeps_the_files(data: Path) -> None:
     _flip(data / BASE, 40)
-    code = f"aof_mend {data} || aof_refuse {data}; aof_refused {data} && echo refused; true"
+    code = f"aof_mend {data}/appendonlydir || aof_refuse {data}/appendonlydir"
     process = subprocess.Popen(
         ["sh", "-c", f"set -eu\n. {SCRIPT}\n{code}"],
         env={"PATH": "/usr/bin:/bin", "AOF_REPEAT": "1"},
@@ -238,20 +238,23 @@ def test_refusing_waits_for_a_person_then_starts_empty_and_keeps_the_files(data:
     )
     time.sleep(2.5)
     assert process.poll() is None
-    assert sh(f"aof_refused {data}").returncode == 0
+    assert "is damaged" in (data / "refused").read_text()
     (data / "set-aside").touch()
     said, _ = process.communicate(timeout=10)
     assert process.returncode == 0
     assert said.count("is damaged") >= 2, "again and again"
     (aside,) = data.glob("appendonlydir.damaged-*")
     assert (aside / Path(BASE).name).exists()
-    assert "refused" not in said.splitlines()[-1]
     assert not (data / "set-aside").exists()
+    assert not (data / "refused").exists()
     assert keys(data) == 0
 
 
 def test_a_refusing_container_stops_at_once(data: Path) -> None:
-    process = subprocess.Popen(["sh", "-c", f". {SCRIPT}\naof_refuse {data}"], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        ["sh", "-c", f"set -u\n. {SCRIPT}\ntrap stopping=1 TERM\naof_refuse {data}/appendonlydir"],
+        stdout=subprocess.DEVNULL,
+    )
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=3) == 143
@@ -259,7 +262,7 @@ def test_a_refusing_container_stops_at_once(data: Path) -> None:
 
 def test_a_tail_that_cannot_be_kept_is_cut_all_the_same(data: Path) -> None:
     (data / INCR).write_bytes(_torn((data / INCR).read_bytes()))
-    done = sh(f"date() {{ echo no/such/folder; }}; aof_mend {data}")
+    done = sh(f"date() {{ echo no/such/folder; }}; aof_mend {data}/appendonlydir")
     assert done.returncode == 0
     assert "(not kept: no space)" in done.stdout
     assert list(data.glob("*.dropped-*")) == []
