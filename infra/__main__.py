@@ -9,7 +9,7 @@ import pulumi_kubernetes as k8s
 # `pulumi up` runs this folder as a program; its imports start one level higher.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from infra import api, certificates, credentials, network, pods, redis, release, settings, wiring
+from infra import api, backup, certificates, credentials, network, pods, redis, release, settings, wiring
 
 config = settings.load()
 
@@ -36,6 +36,7 @@ if config.api.existing_deployment:
     api.WiredApi("api", config, config.api.existing_deployment, wired, after)
 else:
     api.Api("api", config, wired, after)
+backup.declare(config, after)
 
 deployment = config.api.existing_deployment or api.APP
 pulumi.export("namespace", config.namespace)

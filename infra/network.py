@@ -1,7 +1,7 @@
 """NetworkPolicies: nothing reaches our pods, and they reach nothing, but for the flows the stack needs.
 
-Flows: API -> Redis, API and Redis -> DNS, anybody -> API. Only pods of this stack are selected; neighbours in the
-namespace stay as they are.
+Flows: API -> Redis, backup -> Redis, all of these -> DNS, anybody -> API. Only pods of this stack are selected;
+neighbours in the namespace stay as they are.
 """
 
 from __future__ import annotations
@@ -30,6 +30,16 @@ def policies(settings: Settings) -> dict[str, dict[str, Any]]:
             "policy_types": ["Ingress", "Egress"],
             "ingress": [{"from_": [client], "ports": [redis_port]}],
             "egress": [DNS],
+        }
+    if settings.backup.schedule:
+        backup = f"{redis.service}-backup"
+        found[backup] = {
+            "pod_selector": {"match_labels": pods.selector(backup)},
+            "policy_types": ["Ingress", "Egress"],
+            "egress": [
+                DNS,
+                {"to": [{"pod_selector": {"match_labels": pods.selector(redis.service)}}], "ports": [redis_port]},
+            ],
         }
     if settings.api.image:
         # An external Redis has an address, not pods: its port is open to anywhere.
