@@ -22,14 +22,30 @@ def policies(settings: Settings) -> dict[str, dict[str, Any]]:
     """NetworkPolicy name to spec (snake_case, as pulumi_kubernetes takes it)."""
     redis = settings.redis
     redis_port = {"protocol": "TCP", "port": redis.port if redis.mode == "external" else 6379}
+    sentinel_port = {"protocol": "TCP", "port": 26379}
     client = {"pod_selector": {"match_labels": pods.REDIS_CLIENT}}
+    members, proxies = (
+        {"pod_selector": {"match_labels": pods.selector(app)}} for app in (redis.service, f"{redis.service}-proxy")
+    )
+    server = proxies if redis.mode == "sentinel" else members
     found: dict[str, dict[str, Any]] = {}
     if redis.mode != "external":
+        # Among themselves in both modes: one copies from the other when the mode changes.
         found[redis.service] = {
-            "pod_selector": {"match_labels": pods.selector(redis.service)},
+            **members,
             "policy_types": ["Ingress", "Egress"],
-            "ingress": [{"from_": [client], "ports": [redis_port]}],
-            "egress": [DNS],
+            "ingress": [
+                {"from_": [client], "ports": [redis_port]},
+                {"from_": [members, proxies], "ports": [redis_port, sentinel_port]},
+            ],
+            "egress": [DNS, {"to": [members], "ports": [redis_port, sentinel_port]}],
+        }
+    if redis.mode == "sentinel":
+        found[f"{redis.service}-proxy"] = {
+            **proxies,
+            "policy_types": ["Ingress", "Egress"],
+            "ingress": [{"from_": [client], "ports": [redis_port]}, {"ports": [{"protocol": "TCP", "port": 8404}]}],
+            "egress": [DNS, {"to": [members], "ports": [redis_port, sentinel_port]}],
         }
     if settings.backup.schedule:
         backup = f"{redis.service}-backup"
@@ -38,16 +54,12 @@ def policies(settings: Settings) -> dict[str, dict[str, Any]]:
             "policy_types": ["Ingress", "Egress"],
             "egress": [
                 DNS,
-                {"to": [{"pod_selector": {"match_labels": pods.selector(redis.service)}}], "ports": [redis_port]},
+                {"to": [members], "ports": [redis_port]},
             ],
         }
     if settings.api.image:
         # An external Redis has an address, not pods: its port is open to anywhere.
-        to = (
-            {}
-            if redis.mode == "external"
-            else {"to": [{"pod_selector": {"match_labels": pods.selector(redis.service)}}]}
-        )
+        to = {} if redis.mode == "external" else {"to": [server]}
         ports = [{"protocol": "TCP", "port": port} for port in settings.network.api_egress_ports]
         found[APP] = {
             "pod_selector": {"match_labels": pods.selector(APP)},

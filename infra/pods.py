@@ -41,15 +41,20 @@ def resources(cpu: str, memory: str) -> dict[str, Any]:
     return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory}}
 
 
-def spread(match: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Over zones and nodes where the cluster has them; a cluster with one node still runs everything."""
+def spread(match: Mapping[str, str], revision: str = "pod-template-hash") -> list[dict[str, Any]]:
+    """Over zones and nodes where the cluster has them; a cluster with one node still runs everything.
+
+    Args:
+        match: labels of the pods.
+        revision: label that tells the pods of one rollout from those of another.
+    """
     return [
         {
             "max_skew": 1,
             "topology_key": key,
             "when_unsatisfiable": "ScheduleAnyway",
             "label_selector": {"match_labels": dict(match)},
-            "match_label_keys": ["pod-template-hash"],
+            "match_label_keys": [revision],
         }
         for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
     ]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import pulumi
 
 from infra.redis.external import External
+from infra.redis.sentinel import Sentinel
 from infra.redis.standalone import Standalone
 from infra.redis.store import SessionStore, SessionStoreArgs
 
-__all__ = ["External", "SessionStore", "SessionStoreArgs", "Standalone", "session_store"]
+__all__ = ["External", "Sentinel", "SessionStore", "SessionStoreArgs", "Standalone", "session_store"]
 
-MODES: dict[str, type[External] | type[Standalone]] = {"standalone": Standalone, "external": External}
+MODES: dict[str, type[External] | type[Sentinel] | type[Standalone]] = {
+    "standalone": Standalone,
+    "sentinel": Sentinel,
+    "external": External,
+}
 
 
 def session_store(name: str, args: SessionStoreArgs, opts: pulumi.ResourceOptions | None = None) -> SessionStore:

@@ -11,7 +11,7 @@ class External(SessionStore):
     """Declares nothing in the cluster; carries the endpoint."""
 
     def __init__(self, name: str, args: SessionStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__("sessionstore:redis:External", name, None, opts)
+        super().__init__(name, args, opts)
         redis = args.settings.redis
         if redis.host is None:
             raise ValueError("settings of mode external carry a host; infra.settings checks it")

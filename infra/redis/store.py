@@ -19,6 +19,8 @@ class SessionStoreArgs:
 class SessionStore(pulumi.ComponentResource):
     """A Redis that the API can be wired to.
 
+    Every mode has the same type: what two modes both declare, the Services, stays when the mode changes.
+
     Attributes:
         host: name clients connect to, and verify in the certificate.
         port: TCP port.
@@ -28,3 +30,7 @@ class SessionStore(pulumi.ComponentResource):
     host: str
     port: int
     objects: list[pulumi.Resource]
+
+    def __init__(self, name: str, args: SessionStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("sessionstore:redis:SessionStore", name, None, opts)
+        self._settings = args.settings

@@ -1,0 +1,187 @@
+# shellcheck shell=sh
+# What the scripts of a Redis pod share. topology.sh, sourced before, says who is who (infra/redis/conf.py renders it).
+#
+# A view is text, one line for each answer:
+#   redis INDEX role link master_host offset beat keys loading last_io
+#   sentinel INDEX master_host config_epoch
+# Host `-` stands for none. `beat` is a number that the master writes every second (sentinel.sh): of two data sets the one with
+# the higher beat is the younger, whatever was restarted, loaded from disk or cut off in between.
+
+log() { echo "session-store: $*" >&2; }
+
+hash_of() { printf '#%s' "$(sha256sum <"$1" | cut -c1-64)"; }
+
+# ask HOST PORT COMMANDS: the answers to commands (one a line), nothing when there is none in time. HOST may be a socket's path.
+# A password is in no argument: commands go in by stdin, the password by the environment of a process that lives for moments.
+ask() {
+  case $1 in
+    /*) set -- "-s $1" "$3" ;;
+    *) set -- "-h $1 -p $2 ${TLS:+--tls --cacert $SECRETS/redis-tls/ca.crt}" "$3" ;;
+  esac
+  for key in "$KEYS" "$KEYS_PREVIOUS" "$RUN/applied"; do
+    [ -s "$key" ] || continue
+    # shellcheck disable=SC2086 # words on purpose
+    answer=$(printf '%s\n' "$2" | REDISCLI_AUTH=$(cat "$key") timeout "${LIMIT:-0.5}" \
+      redis-cli --no-auth-warning --user "$AGENT" $1 2>&1) || return 1
+    case $answer in
+      *WRONGPASS* | NOAUTH*) continue ;;
+      'Could not connect'* | 'Error: '*) return 1 ;;
+    esac
+    printf '%s\n' "$answer" | tr -d '\r'
+    return 0
+  done
+  return 1
+}
+
+here() { ask "$SOCKET" - "$1"; }
+
+indexes() { seq 0 $((REPLICAS - 1)); }
+
+# index_of HOST: which pod of ours that is; nothing for another.
+index_of() {
+  for i in $(indexes); do
+    [ "$(address "$i")" != "$1" ] || echo "$i"
+  done
+}
+
+identity() { address "$1" | sha1sum | cut -c1-40; }
+
+# The answers to QUESTION, as a line of a view.
+QUESTION='INFO replication persistence keyspace
+EVAL "return '"'beat:' .. (redis.call('get', KEYS[1]) or '0')"'" 1 session-store:beat'
+
+redis_row() {
+  ask "$2" "$PORT" "$QUESTION" | awk -F: -v i="$1" '
+    { value[$1] = substr($0, length($1) + 2) }
+    /^db[0-9]+:keys=/ { split($2, part, /[=,]/); keys += part[2] }
+    END {
+      if (!("role" in value)) exit
+      slave = value["role"] == "slave"
+      print "redis", i, value["role"], slave ? value["master_link_status"] : "-", slave ? value["master_host"] : "-",
+        slave ? value["slave_repl_offset"] : value["master_repl_offset"], value["beat"] == "" ? 0 : value["beat"], keys + 0,
+        value["loading"] + 0, slave ? value["master_last_io_seconds_ago"] : 0
+    }'
+}
+
+sentinel_row() {
+  ask "$(address "$1")" "$SENTINEL_PORT" "SENTINEL MASTER $SERVICE" | awk -v i="$1" '
+    NR % 2 { name = $0; next } { value[name] = $0 }
+    END { if ("ip" in value) print "sentinel", i, value["ip"], value["config-epoch"] }'
+}
+
+# survey [INDEX]: a view of every pod; INDEX is known to be dead and not asked.
+survey() {
+  (
+    for i in $(indexes); do
+      [ "$i" != "${1:-}" ] || continue
+      redis_row "$i" "$(address "$i")" &
+      sentinel_row "$i" &
+    done
+    wait
+  )
+}
+
+# agreed VIEW: index of the master that a majority of all Sentinels name.
+agreed() {
+  host=$(echo "$1" | awk -v need="$MAJORITY" '$1 == "sentinel" { n[$3]++ } END { for (h in n) if (n[h] >= need) print h }')
+  [ -z "$host" ] || index_of "$host"
+}
+
+# row VIEW INDEX FIELD: a field of a Redis's line.
+row() { echo "$1" | awk -v i="$2" -v field="$3" '$1 == "redis" && $2 == i { print $field }'; }
+
+count() { echo "$1" | grep -c "^$2 "; }
+
+# best VIEW: index of the Redis with the most data.
+best() { echo "$1" | awk '$1 == "redis" && !$9' | sort -k7,7nr -k6,6nr -k8,8nr -k2,2n | awk 'NR == 1 { print $2 }'; }
+
+# win_vote VIEW: be elected for a new epoch by a majority of all Sentinels, as a Sentinel is that wants to fail over. Whoever
+# else tries meanwhile has another epoch, and the higher one wins everywhere. Sets $epoch.
+win_vote() {
+  epoch=$(echo "$1" | awk '$1 == "sentinel" && $4 >= top { top = $4 } END { print top + 1 }')
+  me=$(identity "$SELF")
+  for step in 1 2 4 8 16 32; do
+    votes=$(
+      echo "$1" | awk '$1 == "sentinel" { print $2, $3 }' | {
+        while read -r i named; do
+          ask "$(address "$i")" "$SENTINEL_PORT" "SENTINEL IS-MASTER-DOWN-BY-ADDR $named $PORT $epoch $me" | tr '\n' ' ' | cut -d' ' -f2,3 &
+        done
+        wait
+      } | grep -c "^$me $epoch$"
+    )
+    [ "$votes" -lt "$MAJORITY" ] || return 0
+    epoch=$((epoch + step))
+  done
+  log "no majority of Sentinels voted: $votes of $REPLICAS"
+  return 1
+}
+
+# announce INDEX: tell every Sentinel, in the words of Sentinels, that INDEX is the master as of $epoch.
+announce() {
+  (
+    for i in $(indexes); do
+      other=$(((i + 1) % REPLICAS)) # a Sentinel takes no news from itself
+      ask "$(address "$i")" "$SENTINEL_PORT" \
+        "PUBLISH __sentinel__:hello $(address $other),$SENTINEL_PORT,$(identity $other),$epoch,$SERVICE,$(address "$1"),$PORT,$epoch" >/dev/null &
+    done
+    wait
+  )
+}
+
+# follow INDEX VIEW: make every other Redis of the view a replica of INDEX; connections that remember it as master are cut.
+follow() {
+  (
+    for i in $(echo "$2" | awk '$1 == "redis" { print $2 }'); do
+      [ "$i" != "$1" ] || continue
+      ask "$(address "$i")" "$PORT" "REPLICAOF $(address "$1") $PORT
+CLIENT KILL TYPE normal SKIPME yes" >/dev/null &
+    done
+    wait
+  )
+}
+
+# promote INDEX VIEW: make INDEX the master, with a majority's vote.
+promote() {
+  win_vote "$2" || return 1
+  ask "$(address "$1")" "$PORT" 'REPLICAOF NO ONE' | grep -q '^OK' || return 1
+  announce "$1"
+  follow "$1" "$2"
+  log "$(address "$1") is the master now (epoch $epoch)"
+}
+
+# caught_up INDEX: wait, at most a second, until INDEX has all that this Redis has.
+caught_up() {
+  for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do
+    mine=$(here 'INFO replication' | sed -n 's/^master_repl_offset://p')
+    theirs=$(ask "$(address "$1")" "$PORT" 'INFO replication' | sed -n 's/^slave_repl_offset://p')
+    [ -z "$mine" ] || [ "$mine" != "$theirs" ] || return 0
+    sleep 0.05
+  done
+  return 1
+}
+
+# render_users: ACL lines; each user is known by every generation of its password that is valid.
+render_users() {
+  default="$(hash_of "$SECRETS/redis/password")"
+  [ ! -s "$SECRETS/redis/previous" ] || default="$default $(hash_of "$SECRETS/redis/previous")"
+  echo "user default on resetpass $default ~* &* +@all"
+  [ -n "$SENTINEL_PORT" ] || return 0
+  internal="$(hash_of "$SECRETS/internal/internal")"
+  # A pod that has not seen the new Secret yet still logs in with the one before.
+  for key in "$SECRETS/internal/internal-previous" "$RUN/retiring"; do
+    [ ! -s "$key" ] || internal="$internal $(hash_of "$key")"
+  done
+  monitor="$(hash_of "$SECRETS/internal/monitor")"
+  [ ! -s "$SECRETS/internal/monitor-previous" ] || monitor="$monitor $(hash_of "$SECRETS/internal/monitor-previous")"
+  echo "user agent on resetpass $internal ~* &* +@all"
+  echo "user replication on resetpass $internal resetchannels -@all +psync +replconf +ping"
+  echo "user sentinel on resetpass $internal allchannels -@all +multi +slaveof +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname +client|kill +script|kill"
+  echo "user monitor on resetpass $monitor resetchannels -@all +ping +role +info"
+}
+
+# client_key: the password to log in to other pods with: all of them know the previous one while there is one.
+client_key() {
+  if [ -s "$KEYS_PREVIOUS" ]; then cat "$KEYS_PREVIOUS"; else cat "$KEYS"; fi
+}
+
+stamp() { cat "$SECRETS"/redis/* "$SECRETS"/internal/* "$SECRETS"/redis-tls/* 2>/dev/null | cksum; }

@@ -1,0 +1,146 @@
+#!/bin/sh
+# Container `redis`: render the passwords, decide whom to follow, keep redis-server running, apply changed Secrets to it.
+# A redis-server that dies is started again here, without the kubelet's back-off of up to five minutes.
+set -u
+umask 077
+: "${CONF:=/etc/redis}"
+. "$CONF/topology.sh"
+. "$CONF/lib.sh"
+. "$CONF/aof.sh"
+
+if [ ! -s "$SECRETS/redis/password" ]; then
+  log "$SECRETS/redis/password is empty or missing: the password Secret has no key \"password\""
+  exit 1
+fi
+
+render() {
+  cp "$KEYS" "$RUN/applied"
+  {
+    printf 'requirepass "%s"\n' "$(sed 's/[\\"]/\\&/g' "$SECRETS/redis/password")"
+    render_users
+    if [ -n "$SENTINEL_PORT" ]; then
+      printf 'masteruser replication\nmasterauth "%s"\n' "$(client_key)"
+      printf 'replica-announce-ip %s\nreplica-announce-port %s\n' "$(address "$SELF")" "$PORT"
+    else
+      printf 'masteruser default\nmasterauth "%s"\n' "$(client_key | sed 's/[\\"]/\\&/g')"
+    fi
+    echo "replicaof $1"
+  } >"$RUN/auth.conf"
+  [ "$1" != 'no one' ] || sed -i '/^replicaof no one$/d' "$RUN/auth.conf"
+}
+
+# Nobody's replica: it serves reads and refuses writes until the agents (sentinel.sh) have found out who has the most data.
+ORPHAN='127.0.0.1 1'
+
+# Whom to follow. A Redis that was the master comes back with less than its replicas have: it never goes on as master.
+leader() {
+  view=$(survey "$SELF")
+  master=$(agreed "$view")
+  if [ "$master" = "$SELF" ]; then
+    heir=$(best "$view")
+    # Not an empty one, not one whose copy was never complete: then the agents decide, with time to look at everybody.
+    if [ -n "$heir" ] && [ "$(row "$view" "$heir" 7)" != 0 ] && promote "$heir" "$view"; then
+      master=$heir
+    else
+      master=
+    fi
+  fi
+  if [ -n "$master" ]; then echo "$(address "$master") $PORT"; else echo "$ORPHAN"; fi
+}
+
+# Standalone: the master of a sentinel mode that this stack comes from, if there is one.
+predecessor_of_standalone() {
+  for host in $PREDECESSORS; do
+    ask "$host" "$PORT" 'ROLE' 2>/dev/null | head -n 1 | grep -q '^master' && echo "$host" && return
+  done
+}
+
+# Standalone: once all is copied, take over from the sentinel mode. Its agents stay quiet when they see the key `moved`.
+take_over() {
+  until here 'INFO replication' | grep -q '^master_link_status:up'; do sleep 0.5; done
+  ask "$1" "$PORT" 'SET session-store:moved standalone
+CLIENT PAUSE 5000 WRITE' >/dev/null
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    theirs=$(ask "$1" "$PORT" 'INFO replication' | sed -n 's/^master_repl_offset://p')
+    mine=$(here 'INFO replication' | sed -n 's/^slave_repl_offset://p')
+    [ "$mine" != "$theirs" ] || break
+    sleep 0.1
+  done
+  here 'REPLICAOF NO ONE
+DEL session-store:moved' >/dev/null
+  ask "$1" "$PORT" "REPLICAOF $ORPHAN
+CLIENT KILL TYPE normal SKIPME yes" >/dev/null
+  log "took over from $1"
+}
+
+# Changed Secrets go into the running server.
+apply() {
+  render_users | sed 's/^user /ACL SETUSER /' >"$RUN/users"
+  commands=$(cat "$RUN/users")
+  # All three at once: a new certificate fits the new key only.
+  [ -z "$TLS" ] || commands="$commands
+CONFIG SET tls-cert-file $SECRETS/redis-tls/tls.crt tls-key-file $SECRETS/redis-tls/tls.key tls-ca-cert-file $SECRETS/redis-tls/ca.crt"
+  [ -z "$SENTINEL_PORT" ] || commands="$commands
+CONFIG SET masterauth $(client_key)"
+  answer=$(here "$commands") || return 1
+  cp "$KEYS" "$RUN/applied"
+  rm -f "$RUN/users"
+  case $answer in
+    *ERR*) log "a changed Secret was not taken: $(echo "$answer" | grep ERR | head -n 1)" ;;
+    *) log 'a changed Secret was taken over, without a restart' ;;
+  esac
+}
+
+watch() {
+  seen=$(stamp)
+  while sleep 1; do
+    now=$(stamp)
+    if [ "$now" != "$seen" ]; then
+      # The internal password before stays known for a while: every kubelet refreshes its Secrets within that time.
+      if [ -n "$SENTINEL_PORT" ] && [ -s "$RUN/applied" ] && ! cmp -s "$RUN/applied" "$KEYS"; then
+        cp "$RUN/applied" "$RUN/retiring"
+      fi
+      apply && seen=$now
+    elif [ -s "$RUN/retiring" ] && [ -n "$(find "$RUN/retiring" -mmin +2)" ]; then
+      rm -f "$RUN/retiring"
+      apply
+    fi
+  done
+}
+
+# A damaged append-only file is mended, or set aside where a master has it all, or refused (aof.sh).
+mend() {
+  aof_mend "$DATA" && return
+  if [ -n "$SENTINEL_PORT" ] && master=$(agreed "$(survey "$SELF")") && [ -n "$master" ] && [ "$master" != "$SELF" ]; then
+    aof_set_aside "$DATA"
+  else
+    aof_refuse "$DATA"
+  fi
+}
+
+stopping=
+trap 'stopping=1; kill -TERM "$server" 2>/dev/null' TERM INT
+watch &
+while :; do
+  mend
+  if [ -n "$SENTINEL_PORT" ]; then
+    render "$(leader)"
+  else
+    before=$(predecessor_of_standalone)
+    render "${before:-no one}${before:+ $PORT}"
+  fi
+  begun=$(date +%s)
+  redis-server "$CONF/redis.conf" &
+  server=$!
+  [ -z "${before:-}" ] || take_over "$before" &
+  code=0
+  # A signal of ours ends `wait`, not the server.
+  while kill -0 "$server" 2>/dev/null; do
+    wait "$server"
+    code=$?
+  done
+  [ -z "$stopping" ] || exit 0
+  # One that cannot even start is the kubelet's to show.
+  [ $(($(date +%s) - begun)) -ge 10 ] || exit "$code"
+  log "redis-server ended with code $code: starting it again"
+done
