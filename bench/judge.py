@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bench.load import Record
 
@@ -64,11 +65,10 @@ def judge(records: Iterable[Record], begin: float, end: float) -> Verdict:
 def silence(successes: Iterable[float], begin: float, end: float) -> float | None:
     """The longest time between two successive successes of which a part is between `begin` and `end`."""
     times = sorted(successes)
-    gaps = [
-        later - earlier for earlier, later in zip(times, times[1:], strict=False) if later > begin and earlier < end
-    ]
-    # The load goes on after the stretch: a silence that was not broken by then is no number.
-    return max(gaps) if gaps and times[-1] > begin else None
+    gaps = [later - earlier for earlier, later in pairwise(times) if later > begin and earlier < end]
+    longest = max(gaps, default=None)
+    # A silence that was not broken by the end is no number: nobody knows how long it went on.
+    return longest if longest is not None and end - times[-1] <= longest else None
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float | None:

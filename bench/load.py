@@ -1,4 +1,4 @@
-"""A client load on the API that never waits for the API: requests start on schedule, whatever became of earlier ones."""
+"""An open-loop client load on the API: requests start on schedule, whatever became of earlier ones."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ class Load:
 
     def __init__(self, route: Route, rate: float = 200.0, logins: int = 5) -> None:
         self.records: list[Record] = []
-        self.acknowledged: dict[str, float] = {}
-        """Session cookie -> when its login was answered."""
-        self._route, self._rate, self._logins = route, rate, logins
-        self._known: list[str] = []
+        self.sessions: list[str] = []
+        """Cookies of the sessions whose login was answered, in that order."""
+        self.rate = rate
+        self._route, self._logins = route, logins
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),), daemon=True)
-        self._stopping = False
+        self._stopping = self._paused = False
         self._random = random.Random(1)  # noqa: S311 - which session is read next
         self._running: set[asyncio.Task[None]] = set()
         self._client: aiohttp.ClientSession
@@ -87,6 +87,10 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def pause(self) -> None:
+        """Start no more requests; sessions can still be checked."""
+        self._paused = True
 
     def stop(self) -> None:
         """Start no more requests, and wait for those under way."""
@@ -106,11 +110,13 @@ class Load:
         async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as self._client:
             begun = time.monotonic()
             for number in range(10**9):
-                scheduled = begun + number / self._rate
+                scheduled = begun + number / self.rate
                 if (early := scheduled - time.monotonic()) > 0:
                     await asyncio.sleep(early)
                 if self._stopping:
                     break
+                if self._paused:
+                    continue
                 task = asyncio.create_task(self._one(scheduled, number % self._logins == 0))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
@@ -118,13 +124,12 @@ class Load:
             await asyncio.sleep(0.25)  # a check that ends just now still gets its answer
 
     async def _one(self, scheduled: float, login: bool) -> None:
-        session = None if login or not self._known else self._random.choice(self._known)
+        session = None if login or not self.sessions else self._random.choice(self.sessions)
         kind = "read" if session else "login"
         status, error, cookie, tries = await self._ask(session)
         end = time.monotonic()
         if kind == "login" and status == 200 and cookie:
-            self.acknowledged[cookie] = end
-            self._known.append(cookie)
+            self.sessions.append(cookie)
         self.records.append(Record(scheduled, end, kind, status, error, cookie or session, tries))
 
     async def _ask(self, session: str | None) -> tuple[int | None, str | None, str | None, int]:

@@ -1,0 +1,47 @@
+"""Figures of rounds as a picture: a dot each, the median and the worst marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+
+def dots(path: Path, title: str, axis: str, series: Mapping[str, Sequence[float]], limit: float | None = None) -> None:
+    """Write a picture (PNG or SVG, by the name).
+
+    Args:
+        path: where to.
+        title: above.
+        axis: what is measured, with its unit.
+        series: label -> values, one row each.
+        limit: a value that should not be passed, drawn as a line.
+    """
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.7 * len(series)), layout="constrained")
+    for row, values in enumerate(series.values()):
+        if not values:
+            continue
+        ordered = sorted(values)
+        # Spread a little, in a fixed pattern, so that equal values stay visible.
+        heights = [row + 0.12 * ((index % 5) - 2) / 2 for index in range(len(values))]
+        axes.scatter(values, heights, s=22, color="#4477aa", alpha=0.7, linewidths=0)
+        middle, worst = ordered[(len(ordered) - 1) // 2], ordered[-1]
+        axes.plot([middle, middle], [row - 0.3, row + 0.3], color="#228833", linewidth=2)
+        axes.plot([worst, worst], [row - 0.3, row + 0.3], color="#cc3311", linewidth=2)
+        axes.annotate(f"p50 {middle:.2f}", (middle, row + 0.32), ha="center", fontsize=8, color="#228833")
+        if worst > middle:
+            axes.annotate(f"worst {worst:.2f}", (worst, row - 0.45), ha="center", fontsize=8, color="#cc3311")
+    if limit is not None:
+        axes.axvline(limit, color="#999999", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(series)), [f"{label}  (n={len(values)})" for label, values in series.items()])
+    axes.set_ylim(len(series) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(axis)
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
