@@ -22,9 +22,7 @@ WARM_UP = 3.0
 API_PORT = 3030
 
 Cluster = Annotated[str, typer.Option(help="Embedded cluster; it is started when it does not run (3 nodes).")]
-Namespace = Annotated[
-    str, typer.Option(help="Namespace of the bench's own stack, which is made or brought up to date.")
-]
+Namespace = Annotated[str, typer.Option(help="Namespace of the bench's own stack; made when missing.")]
 Mode = Annotated[str, typer.Option(help="redis.mode: sentinel or standalone.")]
 Wait = Annotated[int, typer.Option(help="sessions.waitReplicas, in sentinel mode.")]
 Rate = Annotated[float, typer.Option(help="Requests per second.")]
@@ -170,7 +168,5 @@ def main() -> None:
     try:
         app()
     except ERRORS as error:
-        console.print(
-            f"[red]{type(error).__name__ if not str(error) else ''}[/red]{error}", markup=True, soft_wrap=True
-        )
+        console.print(str(error) or type(error).__name__, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

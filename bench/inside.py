@@ -25,7 +25,7 @@ def main() -> None:
     """See the module."""
     told: dict[str, Any] = json.loads(sys.stdin.readline())
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+    threading.Thread(target=_until_closed, args=(over,), daemon=True).start()
     client = tunnel.redis_over(
         tunnel.direct(told["host"], told["port"]),
         told["password"],
@@ -44,6 +44,11 @@ def main() -> None:
         line = {"at": time.monotonic(), "key": key, "replicas": replicas, "error": error}
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
+
+
+def _until_closed(over: threading.Event) -> None:
+    sys.stdin.read()
+    over.set()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 
 def dots(path: Path, title: str, axis: str, series: Mapping[str, Sequence[float]], limit: float | None = None) -> None:

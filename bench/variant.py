@@ -45,11 +45,8 @@ def variant(archive: Path, note: str, target: Path) -> str:
                 info = tarfile.TarInfo(name)
                 info.size, info.mode = len(content), 0o644
                 copy.addfile(info, io.BytesIO(content))
-    name = (
-        entry["annotations"].get("io.containerd.image.name")
-        or entry["annotations"]["org.opencontainers.image.ref.name"]
-    )
-    return f"{name.rpartition(':')[0]}@{entry['digest']}"
+    name = entry["annotations"]["io.containerd.image.name"].rpartition(":")[0]
+    return f"{name}@{entry['digest']}"
 
 
 def _blob(digest: str) -> str:
