@@ -9,19 +9,29 @@
 //   sessions.readiness()                            // { ready, reason }
 //   await sessions.close()
 //
-// While Redis cannot be used, the middleware answers 503 with Retry-After. Put `app.use(sessions.errorHandler)` last if routes
-// call req.session.save, regenerate or destroy themselves and pass the error on with next(err).
+// While Redis changes over to another server, requests are held and what they ask of the store is tried again. Only when a request
+// has used up its budget (SESSION_REQUEST_BUDGET_MS) the middleware answers 503 with Retry-After. Put `app.use(sessions.errorHandler)`
+// last if routes call req.session.save, regenerate or destroy themselves and pass the error on with next(err).
 
+const { AsyncLocalStorage } = require('node:async_hooks')
+const dns = require('node:dns')
 const fs = require('node:fs')
 const net = require('node:net')
 const { X509Certificate } = require('node:crypto')
 const session = require('express-session')
 const RedisStore = require('connect-redis').default
-const { createClient, ConnectionTimeoutError, DisconnectsClientError, ErrorReply } = require('redis')
+const { createClient, ConnectionTimeoutError, ErrorReply } = require('redis')
 
 const RETRY_AFTER_SECONDS = 2
 const BACKOFF_FIRST_MS = 50
-const BACKOFF_CAP_MS = 2000
+const BACKOFF_CAP_MS = 400
+// A proxy or node that has died swallows packets: nothing but silence tells. So whatever is late is not waited for alone.
+const HEDGE_MS = 250 // a connection that is not ready by then gets company
+const PARALLEL_ATTEMPTS = 3
+const SUSPECT_MS = 400 // a command without a reply by then: another connection is made ready beside this one
+const LOOKUP_MS = 200 // a DNS answer that is later than this is replaced by the last good one
+const REFUSED_PAUSE_MS = 100 // between tries on a connection that works
+const HELD_MAX = 1000 // requests waiting for Redis at the same time, for each connection: some 30 MB
 const HEARTBEAT_MS = 1000
 const LOG_REPEAT_MS = 30000
 
@@ -33,18 +43,28 @@ const MEANING = {
   TLS: 'no trusted TLS connection (REDIS_TLS, REDIS_TLS_CA, REDIS_TLS_SERVERNAME)',
   WRONGPASS: 'Redis refuses REDIS_USERNAME or REDIS_PASSWORD',
   NOAUTH: 'Redis wants a password: set REDIS_PASSWORD',
-  NOPERM: 'the Redis user lacks a permission (it needs GET SET DEL EXPIRE on the session prefix)',
+  NOPERM: 'the Redis user lacks a permission (it needs GET SET DEL EXPIRE on the session prefix; WAIT for SESSION_WAIT_REPLICAS)',
   LOADING: 'Redis is loading its data',
   MASTERDOWN: 'this Redis is a replica without its master',
   READONLY: 'this Redis is a read-only replica',
   OOM: 'Redis is out of memory: sessions can be read but not written',
   MISCONF: 'Redis cannot persist and refuses writes',
-  NOREPLICAS: 'Redis has too few replicas and refuses writes',
+  NOREPLICAS: 'too few replicas to write safely',
   CORRUPT: 'a stored session is not valid JSON and was ignored',
   OTHER: 'Redis refuses a command',
 }
 // The connection is fine and reads go on: whoever is logged in stays served.
 const WRITES_REFUSED = new Set(['OOM', 'MISCONF', 'NOREPLICAS'])
+// What no retry within seconds mends. OOM: until sessions expire or somebody acts. MISCONF: a disk that is full or broken. NOPERM:
+// until somebody changes the rights. OTHER: would be refused again. Everything else passes with a failover or a rotation: the next
+// connection leads to the new master (CONNECTION, TIMEOUT, READONLY, MASTERDOWN), which may load its data (LOADING) or wait for its
+// replicas (NOREPLICAS); a password or certificate may be here a moment before Redis has it, or after (WRONGPASS, NOAUTH, TLS).
+const LASTING = new Set(['OOM', 'MISCONF', 'NOPERM', 'OTHER'])
+
+const now = () => performance.now()
+const jittered = (ms) => ms * (0.5 + Math.random() / 2)
+// When the request that is being served has used up its budget, as time of now().
+const requestDeadline = new AsyncLocalStorage()
 
 /** All that is wrong with the environment, one line for each variable. */
 class SettingsError extends Error {
@@ -186,6 +206,9 @@ function readSettings(env) {
     cookieSecure: read.flag('SESSION_COOKIE_SECURE', production),
     cookieSameSite: read.oneOf('SESSION_COOKIE_SAMESITE', ['lax', 'strict'], 'lax'),
     trustProxy: readTrustProxy(read),
+    requestBudgetMs: read.integer('SESSION_REQUEST_BUDGET_MS', 4000, 0, 60000),
+    waitReplicas: read.integer('SESSION_WAIT_REPLICAS', 0, 0, 10),
+    waitTimeoutMs: read.integer('SESSION_WAIT_TIMEOUT_MS', 500, 10, 10000),
     // Not even read in memory mode: the partial rollback must start however broken the Redis settings are.
     redis: store === 'memory' ? undefined : readRedisSettings(read),
   }
@@ -207,7 +230,7 @@ function rateLimited(print) {
 function storeMetrics(promClient, register) {
   if (!promClient) {
     const none = { inc() {}, set() {}, startTimer: () => () => {} }
-    return { created: none, errors: none, latency: none, connected: none }
+    return { created: none, errors: none, retries: none, unacknowledged: none, latency: none, connected: none }
   }
   const registers = [register || promClient.register]
   return {
@@ -218,42 +241,97 @@ function storeMetrics(promClient, register) {
     }),
     errors: new promClient.Counter({
       name: 'session_store_errors_total',
-      help: 'Failed operations of the session store',
+      help: 'Operations of the session store that failed for good',
       labelNames: ['operation', 'reason'],
+      registers,
+    }),
+    retries: new promClient.Counter({
+      name: 'session_store_retries_total',
+      help: 'Operations of the session store tried again after this failure',
+      labelNames: ['operation', 'reason'],
+      registers,
+    }),
+    unacknowledged: new promClient.Counter({
+      name: 'session_store_wait_replicas_timeouts_total',
+      help: 'New sessions that too few replicas acknowledged in time; tried again within the request budget',
       registers,
     }),
     latency: new promClient.Histogram({
       name: 'session_store_operation_duration_seconds',
-      help: 'Time of a session store operation, failures included',
+      help: 'Time of a session store operation, failures and retries included',
       labelNames: ['operation'],
-      buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
+      buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
       registers,
     }),
     connected: new promClient.Gauge({ name: 'session_store_connected', help: '1 while the session store can be used', registers }),
   }
 }
 
-/** Reject after `ms`. The reply wins if it has arrived but a busy event loop has not read it: timers run before input does. */
+/** Call `act` in `ms` unless cancelled. What has arrived but a busy event loop has not read goes first: timers run before input does. */
+function later(ms, act) {
+  let cancelled = false
+  const timer = setTimeout(() => setImmediate(() => cancelled || act()), ms)
+  return () => {
+    cancelled = true
+    clearTimeout(timer)
+  }
+}
+
+/** Reject after `ms`. */
 function within(ms, promise) {
-  let timer
+  let cancel
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => setImmediate(reject, new SessionStoreError('TIMEOUT', `no reply within ${ms} ms`)), ms)
+    cancel = later(ms, () => reject(new SessionStoreError('TIMEOUT', `no reply within ${Math.round(ms)} ms`)))
   })
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+  return Promise.race([promise, late]).finally(cancel)
+}
+
+/**
+ * dns.lookup for one host, with the last good answer where DNS is late or broken, as it is when its pod was on the node that died.
+ * One question at a time: they share the four threads of libuv.
+ */
+function steadyLookup() {
+  let known, asking
+  return (host, options, callback) => {
+    asking ??= new Promise((resolve) => {
+      dns.lookup(host, options, (err, ...answer) => {
+        asking = undefined
+        if (!err) known = answer
+        resolve(err)
+      })
+    })
+    const answer = (err) => (known && err?.code !== 'ENOTFOUND' ? callback(null, ...known) : callback(err))
+    let late
+    if (known) Promise.race([asking, new Promise((resolve) => (late = setTimeout(resolve, LOOKUP_MS)))]).then(answer)
+    else asking.then(answer)
+    asking.finally(() => clearTimeout(late))
+  }
 }
 
 /**
  * Keep one verified connection to Redis. node-redis 4 knows no command timeout and waits for ever for a server that accepts
  * and then hangs, so this makes a fresh client for each attempt and throws the client away when anything is late: no reply
  * can reach the wrong command, nothing stays queued, and the CA file is read again each time.
+ *
+ * While there is no connection, or the one there is has gone silent, attempts are made side by side and the first that is ready
+ * takes its place. What was in flight on the old one is tried again on the new one. Every operation may be repeated: a SET that
+ * was given up may have been applied, and the same SET again changes nothing.
+ * @param {object} settings
+ * @param {object} role `purpose` for the log, `slackMs` that a command may block by its nature, metrics, say, info
  */
-function superviseRedis(settings, prefix, metrics, say, info) {
+function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose, slackMs, metrics, say, info }) {
+  const lateMs = settings.commandTimeoutMs + slackMs
+  const suspectMs = Math.min(SUSPECT_MS, settings.commandTimeoutMs * 0.4) + slackMs
+  const lookup = steadyLookup()
+  const abandon = new WeakMap() // client -> what closes its socket, also one that is still connecting, which node-redis cannot
+  const attempts = new Set() // clients that are not ready yet
+  const held = new Set() // one function to wake each operation or request that waits
   let current = null
   let problem = new SessionStoreError('CONNECTING')
   let writeProblem = null
-  let attempts = 0
-  let retryTimer
-  let attempting = Promise.resolve()
+  let awaySince = null // when the connection went away or silent
+  let failures = 0
+  let nextAttempt
   let beating = false
   let closed = false
 
@@ -264,14 +342,19 @@ function superviseRedis(settings, prefix, metrics, say, info) {
 
   function failure(err) {
     if (err instanceof SessionStoreError) return err
-    if (err instanceof DisconnectsClientError) return problem // went down with the connection that another command lost
+    if (err.name === 'AbortError') return problem // went down with the connection that another command lost
     const detail = redact(err.errors?.map((one) => one.message).join('; ') || err.message || err.code || err)
     if (err instanceof ConnectionTimeoutError) {
       return new SessionStoreError('TIMEOUT', `no ${settings.tls ? 'TLS handshake (is this Redis without TLS?)' : 'connection'}`)
     }
-    const word = /^[A-Z]+/.exec(err.message)?.[0]
-    if (err instanceof ErrorReply) return new SessionStoreError(word in MEANING ? word : 'OTHER', detail)
-    const tls = settings.tls && /TLS|SSL|CERT|SIGNATURE|ISSUER|EPROTO|ENOENT|PEM/.test(`${err.code} ${err.message}`)
+    if (err instanceof ErrorReply) {
+      const word = /^[A-Z]+/.exec(err.message)?.[0]
+      const demoted = word === 'UNBLOCKED' || err.message.includes('WAIT cannot be used with replica') // between SET and WAIT
+      return new SessionStoreError(demoted ? 'READONLY' : word in MEANING ? word : 'OTHER', detail)
+    }
+    // A proxy that has no master closes during the handshake too; that has nothing to do with trust.
+    const tls =
+      settings.tls && err.code !== 'ECONNRESET' && /TLS|SSL|CERT|SIGNATURE|ISSUER|EPROTO|ENOENT|PEM/.test(`${err.code} ${err.message}`)
     return new SessionStoreError(tls ? 'TLS' : 'CONNECTION', detail)
   }
 
@@ -283,144 +366,236 @@ function superviseRedis(settings, prefix, metrics, say, info) {
       minVersion: 'TLSv1.2',
       ...(tls.caPath && { ca: readCa(tls.caPath) }),
     }
-    return createClient({
-      socket: { host, port, connectTimeout, reconnectStrategy: false, ...trust },
+    const controller = new AbortController()
+    const client = createClient({
+      socket: { host, port, connectTimeout, lookup, signal: controller.signal, reconnectStrategy: false, ...trust },
       username: settings.username,
       password: settings.password,
       database: settings.database,
       disableOfflineQueue: true,
       disableClientInfo: true, // CLIENT SETINFO is an error before Redis 7.2 and for a restricted user
     })
+    client.on('error', (err) => lose(client, err))
+    abandon.set(client, () => controller.abort())
+    return client
   }
 
   // A write that changes nothing: it tells LOADING, READONLY, NOAUTH, NOPERM and the like from health, and PING needs no right more.
   const probe = (client) => client.expire(`${prefix}probe`, 1)
 
-  function discard(client) {
-    if (client?.isOpen) client.disconnect().catch(() => {})
+  function attemptSoon(ms) {
+    clearTimeout(nextAttempt)
+    if (!closed) nextAttempt = setTimeout(attempt, jittered(ms))
   }
 
-  function retryLater(err) {
-    problem = failure(err)
-    metrics.connected.set(0)
-    if (closed) return
-    const ceiling = Math.min(BACKOFF_CAP_MS, BACKOFF_FIRST_MS * 2 ** Math.min(attempts++, 10))
-    retryTimer = setTimeout(() => void (attempting = attempt()), ceiling * (0.5 + Math.random() / 2))
+  async function attempt() {
+    if (attempts.size >= PARALLEL_ATTEMPTS) return // each ends within its timeouts, and the next follows
+    attemptSoon(HEDGE_MS)
+    let client
+    let refused = null
+    try {
+      client = newClient()
+      attempts.add(client)
+      const login = async () => {
+        await client.connect()
+        await probe(client).catch((err) => {
+          refused = failure(err)
+          if (!WRITES_REFUSED.has(refused.code)) throw refused
+        })
+        if (!client.isReady) throw new Error('Socket closed unexpectedly')
+      }
+      await within(settings.connectTimeoutMs + settings.commandTimeoutMs, login())
+      if (attempts.delete(client)) take(client, refused)
+    } catch (err) {
+      if (client && !attempts.delete(client)) return // not needed any more
+      abandon.get(client)?.()
+      const failed = failure(err)
+      if (!current) problem = failed
+      metrics.errors.inc({ operation: 'connect', reason: failed.code.toLowerCase() })
+      say(`connect ${failed.code}`, `Redis Client Error: ${failed.message}; trying again`)
+      attemptSoon(Math.min(BACKOFF_CAP_MS, BACKOFF_FIRST_MS * 2 ** Math.min(failures++, 10)))
+    }
+  }
+
+  function stopAttempts() {
+    clearTimeout(nextAttempt)
+    attempts.forEach((client) => abandon.get(client)())
+    attempts.clear()
+    failures = 0
+  }
+
+  function take(client, refused) {
+    stopAttempts()
+    const silent = current
+    current = client
+    writeProblem = refused
+    if (silent) {
+      problem = new SessionStoreError('TIMEOUT', `no reply within ${Math.round(suspectMs)} ms, and another connection is ready`)
+      say(`lost ${problem.code}`, `Redis Client Error: connection given up: ${problem.message}`)
+      abandon.get(silent)()
+    }
+    info(`Connected to Redis for ${purpose}${awaySince === null ? '' : ` again, after ${Math.round(now() - awaySince)} ms`}`)
+    awaySince = null
+    metrics.connected.set(1)
+    held.forEach((wake) => wake())
   }
 
   function lose(client, err) {
     if (!client || client !== current) return
     current = null
-    discard(client)
+    problem = failure(err)
+    awaySince ??= now()
+    metrics.connected.set(0)
+    abandon.get(client)()
     if (closed) return
-    retryLater(err)
     say(`lost ${problem.code}`, `Redis Client Error: connection given up: ${problem.message}; connecting again`)
+    if (!attempts.size) attemptSoon(BACKOFF_FIRST_MS)
   }
 
-  async function attempt() {
-    let client, handshakeTimer
+  /** The reply to a command that was sent on `client`. */
+  async function reply(client, promise) {
+    const doubt = later(suspectMs, () => {
+      if (client !== current || awaySince !== null) return
+      awaySince = now() - suspectMs
+      attempt()
+    })
     try {
-      client = newClient()
-      client.on('error', (err) => lose(client, err))
-      const handshakeLate = new Promise((_, reject) => {
-        client.once('connect', () => {
-          const late = new SessionStoreError('TIMEOUT', 'connected, but the login is not answered')
-          handshakeTimer = setTimeout(() => setImmediate(reject, late), settings.commandTimeoutMs)
-        })
-      })
-      writeProblem = null
-      await Promise.race([
-        client
-          .connect()
-          .then(() => probe(client))
-          .catch(toleratingRefusedWrites),
-        handshakeLate,
-      ])
-      if (closed) return discard(client)
-      if (!client.isReady) throw new Error('Socket closed unexpectedly')
-      current = client
-      attempts = 0
-      metrics.connected.set(1)
-      info('Connected to Redis for session storage')
-    } catch (err) {
-      discard(client)
-      retryLater(err)
-      metrics.errors.inc({ operation: 'connect', reason: problem.code.toLowerCase() })
-      say(`connect ${problem.code}`, `Redis Client Error: ${problem.message}; trying again`)
-    } finally {
-      clearTimeout(handshakeTimer)
-    }
-  }
-
-  function toleratingRefusedWrites(err) {
-    const refused = failure(err)
-    if (!WRITES_REFUSED.has(refused.code)) throw refused
-    writeProblem = refused
-  }
-
-  async function run(operation, command) {
-    const client = current
-    const done = metrics.latency.startTimer({ operation })
-    try {
-      if (!client) throw problem
-      const reply = await within(settings.commandTimeoutMs, command(client))
-      // The probe is allowed while memory is short, so only a real write proves that OOM is over.
-      if (operation === 'set' || (operation === 'ping' && writeProblem?.code !== 'OOM')) writeProblem = null
-      return reply
+      const value = await within(lateMs, promise)
+      if (client === current && awaySince !== null) {
+        awaySince = null // slow, not dead
+        stopAttempts()
+      }
+      return value
     } catch (err) {
       const failed = failure(err)
-      metrics.errors.inc({ operation, reason: failed.code.toLowerCase() })
-      say(`${operation} ${failed.code}`, `Redis Client Error: session ${operation} failed: ${failed.message}`)
       if (WRITES_REFUSED.has(failed.code)) writeProblem = failed
       else if (failed.code !== 'OTHER') lose(client, failed) // READONLY too: after a failover the same name leads to the new master
       throw failed
     } finally {
-      done()
+      doubt()
     }
   }
 
-  const heartbeat = setInterval(() => {
+  /** Wait for the next connection, or a moment if there is one. False: no use to try again (past the deadline, closed, too many wait). */
+  async function hold(deadline) {
+    const left = deadline - now()
+    if (closed || left <= 0 || held.size >= HELD_MAX) return false
+    await new Promise((resolve) => {
+      const timer = setTimeout(wake, current ? Math.min(left, jittered(REFUSED_PAUSE_MS)) : left)
+      held.add(wake)
+      function wake() {
+        clearTimeout(timer)
+        held.delete(wake)
+        resolve()
+      }
+    })
+    return !closed && now() < deadline
+  }
+
+  /** Run `command(client, reply)`, and again within the budget of the request while what stops it may pass. */
+  async function run(operation, command) {
+    const deadline = requestDeadline.getStore() ?? now() + requestBudgetMs
+    const done = metrics.latency.startTimer({ operation })
+    for (;;) {
+      const client = current
+      try {
+        if (!client) throw problem
+        const value = await command(client, (promise) => reply(client, promise))
+        if (operation === 'set') writeProblem = null
+        done()
+        return value
+      } catch (err) {
+        const moved = client && current && client !== current && now() < deadline
+        if (!LASTING.has(err.code) && (moved || (await hold(deadline)))) {
+          metrics.retries.inc({ operation, reason: err.code.toLowerCase() })
+          continue
+        }
+        const failed = LASTING.has(err.code) || current ? err : problem
+        metrics.errors.inc({ operation, reason: failed.code.toLowerCase() })
+        say(`${operation} ${failed.code}`, `Redis Client Error: session ${operation} failed: ${failed.message}`)
+        done()
+        throw failed
+      }
+    }
+  }
+
+  async function beat() {
     if (beating || !current) return
     beating = true
-    run('ping', probe)
-      .catch(() => {})
-      .finally(() => void (beating = false))
-  }, HEARTBEAT_MS)
+    try {
+      await reply(current, probe(current))
+      // The probe is allowed while memory is short, so only a real write proves that OOM is over.
+      if (writeProblem?.code !== 'OOM') writeProblem = null
+    } catch (err) {
+      metrics.errors.inc({ operation: 'ping', reason: err.code.toLowerCase() })
+    }
+    beating = false
+  }
+  const heartbeat = setInterval(beat, HEARTBEAT_MS)
 
-  attempting = attempt()
+  attempt()
 
   return {
     run,
+    hold,
     get client() {
       return current
     },
-    refusal: () => (current ? null : problem),
-    readiness: () => ({ ready: current !== null, reason: (current ? writeProblem : problem)?.message }),
+    refusal: () => problem,
+    trouble: () => (current ? writeProblem : problem),
+    awayMs: () => (awaySince === null ? Infinity : now() - awaySince),
     async close() {
       closed = true
       clearInterval(heartbeat)
-      clearTimeout(retryTimer)
-      await attempting
+      stopAttempts()
+      held.forEach((wake) => wake())
       const client = current
       current = null
       metrics.connected.set(0)
-      if (client) await within(settings.commandTimeoutMs, client.quit()).catch(() => discard(client))
+      if (client) await within(settings.commandTimeoutMs, client.quit()).catch(() => abandon.get(client)())
     },
   }
 }
 
-/** connect-redis over a supervised connection: the methods connect-redis calls, each bounded in time and counted. */
-function redisSessionStore(redis, settings, metrics, say) {
+/**
+ * SET of a new session, answered when enough replicas have it. WAIT counts the replicas that have all that was written before it on
+ * the same connection, so one WAIT answers for every SET since the last: under load, or without replicas, logins do not queue up.
+ */
+function replicatedSet(redis, { waitReplicas, waitTimeoutMs }, metrics) {
+  const rounds = new WeakMap() // client -> { running, next }: promises of the WAIT that is out, and of the one after it
+  function acknowledged(client, reply) {
+    if (!rounds.has(client)) rounds.set(client, { running: Promise.resolve(), next: null })
+    const round = rounds.get(client)
+    const send = () => {
+      round.next = null
+      round.running = reply(client.wait(waitReplicas, waitTimeoutMs))
+      return round.running
+    }
+    round.next ??= round.running.then(send, send)
+    return round.next
+  }
+  return (key, value, options) =>
+    redis.run('set', async (client, reply) => {
+      const [, replicas] = await Promise.all([reply(client.set(key, value, options)), acknowledged(client, reply)])
+      if (replicas >= waitReplicas) return
+      metrics.unacknowledged.inc()
+      throw new SessionStoreError('NOREPLICAS', `${replicas} of ${waitReplicas} replicas have the new session`)
+    })
+}
+
+/** connect-redis over a supervised connection: the methods connect-redis calls, each bounded in time, tried again and counted. */
+function redisSessionStore(redis, settings, metrics, say, set) {
+  const run = (operation, send) => redis.run(operation, (client, reply) => reply(send(client)))
   const client = {
-    get: (key) => redis.run('get', (c) => c.get(key)),
-    set: (key, value, options) => redis.run('set', (c) => c.set(key, value, options)),
-    del: (keys) => redis.run('destroy', (c) => c.del(keys)),
-    expire: (key, seconds) => redis.run('touch', (c) => c.expire(key, seconds)),
-    mGet: (keys) => redis.run('all', (c) => c.mGet(keys)),
+    get: (key) => run('get', (c) => c.get(key)),
+    set: set || ((key, value, options) => run('set', (c) => c.set(key, value, options))),
+    del: (keys) => run('destroy', (c) => c.del(keys)),
+    expire: (key, seconds) => run('touch', (c) => c.expire(key, seconds)),
+    mGet: (keys) => run('all', (c) => c.mGet(keys)),
     async *scanIterator(options) {
       let cursor = 0
       do {
-        const page = await redis.run('scan', (c) => c.scan(cursor, options))
+        const page = await run('scan', (c) => c.scan(cursor, options))
         yield* page.keys
         cursor = page.cursor
       } while (cursor !== 0)
@@ -503,8 +678,13 @@ function createSessionStore({ env = process.env, settings, promClient, register,
   const say = rateLimited((message) => log.error(message))
   const metrics = storeMetrics(promClient, register)
   const inMemory = settings.store === 'memory'
-  const redis = inMemory ? null : superviseRedis(settings.redis, settings.prefix, metrics, say, (message) => log.info(message))
+  const supervise = (purpose, slackMs, connected) =>
+    superviseRedis(settings, { purpose, slackMs, metrics: { ...metrics, connected }, say, info: (message) => log.info(message) })
+  const redis = inMemory ? null : supervise('session storage', 0, metrics.connected)
+  // WAIT blocks its connection, so new sessions that wait for replicas have one of their own.
+  const durable = !inMemory && settings.waitReplicas ? supervise('durable logins', settings.waitTimeoutMs, { set() {} }) : null
   const store = inMemory ? new session.MemoryStore() : redisSessionStore(redis, settings, metrics, say)
+  const creation = durable ? redisSessionStore(redis, settings, metrics, say, replicatedSet(durable, settings, metrics)) : store
   if (inMemory) {
     log.error(
       'SESSION_STORE=memory: sessions are NOT in Redis: lost at restart, not shared between replicas. Set SESSION_STORE=redis again soon',
@@ -525,14 +705,16 @@ function createSessionStore({ env = process.env, settings, promClient, register,
   const fresh = new WeakSet() // sessions of this request that were never in the store
   const written = new WeakMap() // session -> content last written
   const { generate, set } = store // `generate` is express-session's, put there by session()
+  const create = creation === store ? set : creation.set.bind(creation)
   store.generate = (req) => {
     generate(req)
     fresh.add(req.session)
   }
   store.set = (sid, sess, callback = () => {}) => {
     const content = contentOf(sess)
-    if (written.get(sess) === content) return callback() // express-session saves a regenerated session twice
-    set.call(store, sid, sess, (err) => {
+    if (written.get(sess) === content)
+      return callback() // express-session saves a regenerated session twice
+    ;(fresh.has(sess) ? create : set).call(store, sid, sess, (err) => {
       if (err) return callback(err)
       written.set(sess, content)
       if (fresh.delete(sess)) {
@@ -551,11 +733,24 @@ function createSessionStore({ env = process.env, settings, promClient, register,
 
   // The store never emits 'disconnect': express-session would then go on without a session and people would look logged out.
   function middleware(req, res, next) {
-    const refusal = redis?.refusal()
-    if (refusal) {
-      metrics.errors.inc({ operation: 'request', reason: refusal.code.toLowerCase() })
-      return replyUnavailable(refusal, req, res)
-    }
+    const deadline = now() + settings.requestBudgetMs
+    requestDeadline.run(deadline, () => {
+      if (!redis || redis.client) return serve(req, res, next)
+      // Held before the route runs, for what it does may not bear repeating.
+      redis
+        .hold(deadline)
+        .then(() => (redis.client ? serve(req, res, next) : refuse(req, res)))
+        .catch(next)
+    })
+  }
+
+  function refuse(req, res) {
+    const refusal = redis.refusal()
+    metrics.errors.inc({ operation: 'request', reason: refusal.code.toLowerCase() })
+    replyUnavailable(refusal, req, res)
+  }
+
+  function serve(req, res, next) {
     inner(req, res, (err) => {
       if (!err) {
         if (req.session && redis) saveBeforeReply(req, res, written)
@@ -566,6 +761,16 @@ function createSessionStore({ env = process.env, settings, promClient, register,
     })
   }
 
+  // A pod whose Redis is away stays in its Service while it would hold a request rather than refuse it: a failover of seconds must
+  // not empty the Service. One that was never connected does not get in.
+  function readiness() {
+    if (inMemory) return { ready: true, reason: 'SESSION_STORE=memory' }
+    return {
+      ready: redis.awayMs() < settings.requestBudgetMs || redis.client !== null,
+      reason: (redis.trouble() || durable?.trouble())?.message,
+    }
+  }
+
   return {
     middleware,
     errorHandler,
@@ -574,8 +779,8 @@ function createSessionStore({ env = process.env, settings, promClient, register,
     get client() {
       return redis?.client || null
     },
-    readiness: () => (redis ? redis.readiness() : { ready: true, reason: 'SESSION_STORE=memory' }),
-    close: async () => redis?.close(),
+    readiness,
+    close: () => Promise.all([redis?.close(), durable?.close()]),
   }
 }
 

@@ -90,7 +90,7 @@ async function startRedis(t, lines = [], { port, dir = tempDir(t), admin: adminO
   }
 }
 
-/** An environment in which the API logs in without REDCap. Only PATH comes from ours. */
+/** An environment in which the API logs in without REDCap and refuses at once what Redis cannot serve. Only PATH comes from ours. */
 const apiEnv = (redis, extra = {}) => ({
   PATH: process.env.PATH,
   NODE_ENV: 'development',
@@ -100,6 +100,7 @@ const apiEnv = (redis, extra = {}) => ({
   REDIS_HOST: '127.0.0.1',
   REDIS_PORT: String(redis?.port ?? 1),
   SHUTDOWN_DELAY_MS: '0',
+  SESSION_REQUEST_BUDGET_MS: '0', // failover.test.js has other budgets
   ...extra,
 })
 
