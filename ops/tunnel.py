@@ -140,8 +140,12 @@ def redis_over(
     database: int = 0,
     tls: ssl.SSLContext | None = None,
     server_name: str | None = None,
+    binary: bool = False,
 ) -> redis.Redis:
-    """A client over sockets that `opener` makes; TLS with `tls`, where given, verifying `server_name`."""
+    """A client over sockets that `opener` makes; TLS with `tls`, where given, verifying `server_name`.
+
+    binary: keys and values are bytes, as they are; else text.
+    """
     pool = ConnectionPool(
         connection_class=_Through,
         host=server_name or "Redis",
@@ -153,7 +157,7 @@ def redis_over(
         db=database,
         protocol=2,  # every Redis and every proxy speaks it
         driver_info=None,
-        decode_responses=True,
+        decode_responses=not binary,
         socket_timeout=SECONDS,
     )
     return redis.Redis(connection_pool=pool)
