@@ -72,15 +72,19 @@ class Sentinel(Members):
     def _proxy_pod(self) -> dict[str, Any]:
         settings = self._settings
         # Only what a proxy needs: it sees TLS pass through and knows neither the API's password nor the server's key.
-        keys = [{"key": "monitor", "path": "monitor"}]
-        if len(settings.credentials.passwords) > 1:
-            keys.append({"key": "monitor-previous", "path": "monitor-previous"})
+        keys = [{"key": key, "path": key} for key in ("monitor", "monitor-previous")]
         volumes: list[dict[str, Any]] = [
             {"name": "config", "config_map": {"name": f"{self._proxy}-config"}},
             {"name": "run", "empty_dir": {"medium": "Memory", "size_limit": "4Mi"}},
             {
                 "name": "monitor",
-                "secret": {"secret_name": internal_secret(settings), "items": keys, "default_mode": 0o440},
+                # Optional: there is a previous one only during a rotation, which must not replace these pods.
+                "secret": {
+                    "secret_name": internal_secret(settings),
+                    "items": keys,
+                    "optional": True,
+                    "default_mode": 0o440,
+                },
             },
         ]
         mounts: list[dict[str, Any]] = [
