@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from ops.kube import TIMEOUT, Cluster, get
 MANAGER = "session-store-ops"
 OWNED_BY = {"app.kubernetes.io/managed-by": MANAGER}
 CA_SECRET = "redis-ca"  # noqa: S105 - a Secret's name
+OURS, CERT_MANAGER = "this command", "cert-manager"
 RENEW_BEFORE = timedelta(days=30)
 
 
@@ -153,16 +155,67 @@ def _authority(secrets: Secrets, now: datetime, days: int) -> tls.Pair:
     return pair
 
 
+@dataclass(frozen=True)
+class Authority:
+    """Our CA; `upcoming` is the one that takes its place, while `ops rotate certificates` moves everybody to it."""
+
+    present: tls.Pair
+    upcoming: tls.Pair | None
+
+
+def authority(secrets: Secrets) -> Authority | None:
+    """What Secret redis-ca holds; None: nothing usable.
+
+    Raises:
+        OpsError: the Secret is somebody else's.
+    """
+    found = secrets.read(CA_SECRET)
+    _refuse_foreign(CA_SECRET, found)
+    data = (found or {}).get("data") or {}
+    pairs = [tls.Pair(data[f"{n}.crt"], data.get(f"{n}.key", b"")) for n in ("tls", "next") if f"{n}.crt" in data]
+    try:
+        valid = [pair for pair in pairs if pair.key and pair.parsed]
+    except ValueError:
+        return None
+    return Authority(valid[0], valid[1] if len(valid) > 1 else None) if valid else None
+
+
+def prepare(secrets: Secrets, present: tls.Pair, upcoming: tls.Pair) -> str:
+    """Keep the CA that will take the present one's place beside it."""
+    both = {
+        "tls.crt": present.certificate,
+        "tls.key": present.key,
+        "next.crt": upcoming.certificate,
+        "next.key": upcoming.key,
+    }
+    secrets.write(CA_SECRET, "kubernetes.io/tls", both)
+    return f"Secret {CA_SECRET}, good until {upcoming.parsed.not_valid_after_utc:%Y-%m-%d}"
+
+
+def adopt(secrets: Secrets, pair: tls.Pair) -> str:
+    """Make this our only CA."""
+    secrets.write(CA_SECRET, "kubernetes.io/tls", {"tls.crt": pair.certificate, "tls.key": pair.key})
+    return f"Secret {CA_SECRET} holds the new one only"
+
+
+def owner_of(present: dict[str, Any]) -> str:
+    """Who renews the certificate in a Secret: `this command`, `cert-manager`, or `a person`."""
+    if "Certificate" in present["owners"] or "cert-manager.io/certificate-name" in present["annotations"]:
+        return CERT_MANAGER
+    return OURS if present["labels"].items() >= OWNED_BY.items() else "a person"
+
+
 def _refuse_foreign(name: str, present: dict[str, Any] | None) -> None:
     if present is None:
         return
     annotations = present["annotations"]
-    if "Certificate" in present["owners"] or "cert-manager.io/certificate-name" in annotations:
+    owner = owner_of(present)
+    if owner == CERT_MANAGER:
         by = annotations.get("cert-manager.io/certificate-name", "a Certificate")
         raise OpsError(
             f"Secret {name} belongs to cert-manager ({by}): set session-store:tls.issuer, or another tls.secretName."
         )
-    if any(present["labels"].get(key) != value for key, value in OWNED_BY.items()):
+    if owner != OURS:
         raise OpsError(
             f"Secret {name} was not made by this command (it lacks the label {next(iter(OWNED_BY))}={MANAGER}) "
             "and stays as it is: delete it, or set session-store:tls.secretName to another name."

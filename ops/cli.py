@@ -13,10 +13,12 @@ from rich.console import Console
 
 from ops import certificates, changes, kube, progress, stacks, tls, workspace
 from ops.errors import OpsError
+from ops.rotate import cli as rotate
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 certificates_app = typer.Typer(no_args_is_help=True, help="Redis's certificate, where no cert-manager makes it.")
 app.add_typer(certificates_app, name="certificates")
+app.add_typer(rotate.app, name="rotate")
 console = Console()
 
 Stack = Annotated[str, typer.Option("--stack", "-s", help="Which stack: the name in Pulumi.<stack>.yaml.")]
@@ -146,6 +148,49 @@ def verify(
         json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n")
     if report.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    stack: Stack = workspace.DEV,
+    to: Annotated[Path | None, typer.Option("--to", help="File or folder; a name of its own in this folder.")] = None,
+    to_claim: Annotated[bool, typer.Option("--to-claim", help="Run the backup CronJob's job once instead.")] = False,
+    without_session_secret: Annotated[
+        bool, typer.Option("--without-session-secret", help="Leave out what signs the cookies.")
+    ] = False,
+) -> None:
+    """Take the sessions from a replica into one file. It is as secret as the store itself."""
+    from ops import backup as backups
+    from ops import backup_claim, redis_pods
+
+    target = stacks.select(console, stack, deploys=False)
+    found = deployed(target)
+    pods = redis_pods.of(target, found)
+    if to_claim:
+        backup_claim.to_claim(target, pods)
+    else:
+        backups.to_file(target, pods, found["release"], to, not without_session_secret)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path | None, typer.Argument(help="What `ops backup` wrote.")] = None,
+    stack: Stack = workspace.DEV,
+    from_claim: Annotated[
+        str | None, typer.Option("--from-claim", help="A backup in the CronJob's claim; `latest`: the newest.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Where both have a key, the backup wins.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Make the store the backup; what is newer goes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; run `up` too where it is needed.")] = False,
+) -> None:
+    """Bring a backup's sessions into the running stack: the missing ones, unless told otherwise."""
+    from ops import redis_pods
+    from ops import restore as restores
+
+    target = stacks.select(console, stack, deploys=False)
+    how = restores.Wish(dry_run, overwrite, replace, yes)
+    restores.restore(target, redis_pods.of(target, deployed(target)), file, from_claim, how)
 
 
 @certificates_app.command()

@@ -137,8 +137,10 @@ def _failure(target: Target, verb: str, shown: progress.Progress, error: Excepti
     return "\n".join([*lines, f"The engine's log: {shown.log}", f"When it is mended, {after}."])
 
 
-def up(target: Target, refresh: bool = False) -> progress.Progress:
-    """Make the cluster what the program declares."""
+def up(
+    target: Target, refresh: bool = False, listen: Callable[[auto.EngineEvent], None] | None = None
+) -> progress.Progress:
+    """Make the cluster what the program declares; `listen` gets every engine event."""
     stack = target.engine.open(target.say)
     assert stack is not None  # noqa: S101 - made when it was missing
     resources = target.engine.settle(target.say)
@@ -157,7 +159,7 @@ def up(target: Target, refresh: bool = False) -> progress.Progress:
             refresh = True
     if resources <= 1:
         record.write_text(" ".join(now))  # before the first object is made: a killed run is no stranger to its cluster
-    done = run(target, "up", partial(_up, stack, refresh))
+    done = run(target, "up", partial(_up, stack, refresh), listen)
     record.write_text(" ".join(kube.identity(target.cluster, target.settings.namespace)))
     return done
 

@@ -80,11 +80,11 @@ def _set(text: str, key: str, value: int) -> str:
     return text[: old.start_mark.index] + str(value) + text[old.end_mark.index :]
 
 
-def _add(text: str, mapping: yaml.MappingNode, key: str, value: str) -> str:
+def _add(text: str, mapping: yaml.Node, key: str, value: str) -> str:
     """A new last entry of a mapping that has others, in the mapping's own style."""
     first, last = mapping.value[0][0], mapping.value[-1][1]
     end = _content_end(last)
-    if mapping.flow_style:
+    if isinstance(mapping, yaml.MappingNode) and mapping.flow_style:
         return f"{text[:end]}, {key}: {value}{text[end:]}"
     newline = text.find("\n", end)
     after = len(text) if newline < 0 else newline + 1  # a comment behind the last value stays with it
