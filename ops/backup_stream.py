@@ -1,4 +1,4 @@
-"""A Redis's data set as an RDB, over the replication protocol: what `redis-cli --rdb` does, without a file in the pod."""
+"""A Redis's data set as an RDB, over the replication protocol, as `redis-cli --rdb` gets it; no file in the pod."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PIECE = 1 << 18
 PATIENCE = 60.0
 """Redis says something every second, also while it prepares the dump."""
 NO_PORT = b"65536"
-"""Announced as our port. Sentinel takes every connected replica for one to fail over to, but for one with an impossible port."""
+"""Announced as our port: Sentinel would take us for a replica to fail over to, if the port were possible."""
 MARK = 40
 
 

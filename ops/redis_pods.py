@@ -13,10 +13,11 @@ from typing import Any
 import redis
 from kubernetes.client import ApiException
 
-from infra.settings import Settings
+from infra.settings import Settings, parse
 from ops import tunnel
 from ops.errors import OpsError
 from ops.kube import TIMEOUT, Cluster
+from ops.stacks import Target
 
 PORT = 6379
 CONTAINER = "redis"
@@ -178,9 +179,14 @@ class RedisPods:
                 ", ".join(f"{pod.name} is {'master' if pod.master else 'replica'}" for pod in found) or "none answers"
             )
             raise OpsError(
-                f"Redis in namespace {self.namespace} has {len(masters) or 'no'} masters ({says}): try again in a moment."
+                f"Redis in namespace {self.namespace} has {len(masters) or 'no'} masters ({says}): try again soon."
             )
         return masters[0]
+
+
+def of(target: Target, outputs: dict[str, Any]) -> RedisPods:
+    """The Redis pods of a deployed stack, by its outputs."""
+    return RedisPods(target.cluster, parse(outputs["settings"]))
 
 
 def command(*words: bytes) -> bytes:
