@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import socket
 import time
@@ -168,7 +167,7 @@ def record(target: Target, pods: RedisPods, what: str, command: str) -> None:
             {"namespace": pods.namespace, "name": RECORD},
             [("fieldManager", MANAGER), ("force", "true")],
             {"Content-Type": "application/apply-patch+yaml", "Accept": "application/json"},
-            body=json.dumps(body),
+            body=body,
             response_type="object",
             auth_settings=["BearerToken"],
             _request_timeout=TIMEOUT,
