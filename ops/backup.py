@@ -136,7 +136,7 @@ def bytes_bar(target: Target, what: str, total: int | None) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable(say: str = "Stopped on request; nothing half done is left.") -> Iterator[None]:
     """SIGTERM ends the work as Ctrl-C does, with everything cleaned up."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -146,7 +146,7 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise OpsError("Stopped on request; nothing half done is left.", 130) from None
+        raise OpsError(say, 130) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

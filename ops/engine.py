@@ -50,14 +50,15 @@ class Command(auto.PulumiCommand):
         additional_env: Mapping[str, str],
         on_output: OnOutput | None = None,
         on_error: OnOutput | None = None,
+        stdin: str | None = None,
     ) -> auto.CommandResult:
-        """Run the CLI to its end; see the base class."""
+        """Run the CLI to its end; see the base class. stdin: a secret, which must not be an argument."""
         environment = {**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"}
         pipe, texts = subprocess.PIPE, ([], [])  # type: tuple[int, tuple[list[str], list[str]]]
         command = [self.command, "--non-interactive", *args]
         with subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else pipe,
             stdout=pipe,
             stderr=pipe,
             cwd=cwd,
@@ -74,6 +75,10 @@ class Command(auto.PulumiCommand):
             ]
             for thread in threads:
                 thread.start()
+            if process.stdin:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(stdin or "")
+                    process.stdin.close()
             process.wait()
             for thread in threads:
                 thread.join()
@@ -175,6 +180,23 @@ class Engine:
                 self.environment,
             )
         return dict(json.loads(result.stdout or "{}"))
+
+    def secret(self, key: str) -> str | None:
+        """A secret configuration value, decrypted; None when there is none."""
+        if key not in (workspace.read_yaml(self.workspace.mirror).get("config") or {}):
+            return None
+        with _readable():
+            return self._config("get", key).stdout.strip()
+
+    def set_secret(self, key: str, value: str) -> None:
+        """Write an encrypted configuration value into the stack file."""
+        with _readable():
+            self._config("set", "--secret", key, stdin=value)
+        workspace.publish_secret(self.workspace, key)
+
+    def _config(self, *args: str, stdin: str | None = None) -> auto.CommandResult:
+        command = ["config", *args, "--stack", self.workspace.stack]
+        return self._command.run(command, str(self.workspace.directory), self.environment, stdin=stdin)
 
     @contextlib.contextmanager
     def cancellable(self) -> Iterator[None]:

@@ -160,7 +160,7 @@ class RedisPods:
         for pod in self.running():
             try:
                 client = self.client(pod.metadata.name)
-                info = client.execute_command("INFO", "everything")
+                info = client.info("everything")
                 client.close()
             except (redis.RedisError, OSError, ApiException):
                 continue

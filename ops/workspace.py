@@ -151,7 +151,11 @@ def write_mirror(workspace: Workspace, images: Mapping[str, str]) -> None:
     stack = read_yaml(workspace.source)
     if not any(key in stack for key in SECRETS_KEYS):
         stack |= {key: kept[key] for key in SECRETS_KEYS if key in kept}
-    stack["config"] = with_images(stack.get("config") or {}, images)
+    config = dict(stack.get("config") or {})
+    if workspace.stack == DEV and not kept and "encryptionsalt" not in stack:
+        # `.state` was deleted, and with it what would decrypt these: dev starts anew.
+        config = {key: value for key, value in config.items() if not _encrypted(value)}
+    stack["config"] = with_images(config, images)
     partial = workspace.mirror.with_suffix(".new")
     partial.write_text(yaml.safe_dump(stack, sort_keys=False))
     partial.replace(workspace.mirror)
@@ -175,6 +179,37 @@ def publish_salt(workspace: Workspace) -> str | None:
     # Appended as text: the file's comments and order belong to its authors.
     workspace.source.write_text(text + ("" if text.endswith("\n") or not text else "\n") + yaml.safe_dump(made))
     return f"{workspace.source.name} now holds {', '.join(made)}: commit it, every other run of this stack needs it."
+
+
+def publish_secret(workspace: Workspace, key: str) -> None:
+    """Copy an encrypted value that the engine wrote into the mirror to the stack file, whose text stays otherwise.
+
+    Raises:
+        OpsError: the file's shape leaves no safe edit; the message gives the lines to write by hand.
+    """
+    value = read_yaml(workspace.mirror)["config"][key]
+    wanted = read_yaml(workspace.source)
+    wanted["config"] = {**(wanted.get("config") or {}), key: value}
+    text = workspace.source.read_text()
+    block = f"  {key}:\n    secure: {value['secure']}\n"
+    text = re.sub(rf"^  {re.escape(key)}:\n    secure: .*\n", "", text, flags=re.MULTILINE)
+    text, count = re.subn(r"^config:[ \t]*(#.*)?\n", lambda head: head[0] + block, text, flags=re.MULTILINE)
+    if not count:
+        text = f"{text.rstrip()}\nconfig:\n{block}"
+    try:
+        same = yaml.safe_load(text) == wanted
+    except yaml.YAMLError:
+        same = False
+    if not same:
+        raise OpsError(f"{workspace.source} cannot be changed here safely: put this below `config:`\n{block}")
+    partial = workspace.source.with_suffix(".new")
+    partial.write_text(text)
+    partial.chmod(workspace.source.stat().st_mode)
+    partial.replace(workspace.source)
+
+
+def _encrypted(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"secure"}
 
 
 def settings_of(workspace: Workspace, config: Mapping[str, Any]) -> Settings:
@@ -202,7 +237,7 @@ def settings_of(workspace: Workspace, config: Mapping[str, Any]) -> Settings:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        if set(value) == {"secure"} and isinstance(value["secure"], str):
+        if _encrypted(value) and isinstance(value["secure"], str):
             return "[secret]"
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
