@@ -90,6 +90,46 @@ async function startRedis(t, lines = [], { port, dir = tempDir(t), admin: adminO
   }
 }
 
+/** A Redis and a replica of it that has caught up. */
+async function startPair(t, lines = []) {
+  const redis = await startRedis(t, ['repl-diskless-sync-delay 0', ...lines])
+  const replica = await startRedis(t, [`replicaof 127.0.0.1 ${redis.port}`])
+  await until('the replica is in sync', async () => (await replica.send('INFO', 'replication')).includes('master_link_status:up'))
+  return { redis, replica }
+}
+
+/**
+ * A TCP proxy, as HAProxy is one. `route(n)` says what becomes of connection number n, and may change: a port to lead it to,
+ * 'close' it at once, or 'swallow' all it sends. `freeze()`: connections there are fall silent for good, both ways, without a RST.
+ */
+async function startProxy(t, route) {
+  const open = new Set()
+  const proxy = { route, accepted: 0, most: 0, open, cut: () => open.forEach((socket) => socket.destroy()) }
+  const server = net
+    .createServer((socket) => {
+      socket.on('error', () => {}).on('close', () => open.delete(socket))
+      open.add(socket)
+      proxy.most = Math.max(proxy.most, open.size)
+      const to = proxy.route(++proxy.accepted)
+      if (to === 'close') return socket.destroy()
+      if (to === 'swallow') return socket.resume()
+      const onward = net.connect(to, '127.0.0.1').on('error', () => {})
+      onward.on('close', () => socket.frozen || socket.destroy())
+      socket.on('close', () => onward.destroy())
+      socket.on('data', (data) => socket.frozen || onward.write(data))
+      onward.on('data', (data) => socket.frozen || socket.write(data))
+    })
+    .listen(0, '127.0.0.1')
+  await new Promise((resolve) => server.once('listening', resolve))
+  proxy.port = server.address().port
+  proxy.freeze = () => open.forEach((socket) => (socket.frozen = true))
+  t.after(() => {
+    server.close()
+    proxy.cut()
+  })
+  return proxy
+}
+
 /** An environment in which the API logs in without REDCap and refuses at once what Redis cannot serve. Only PATH comes from ours. */
 const apiEnv = (redis, extra = {}) => ({
   PATH: process.env.PATH,
@@ -202,4 +242,4 @@ async function metric(api, series) {
   return line ? Number(line.split(' ').at(-1)) : 0
 }
 
-module.exports = { API_DIR, apiEnv, exitOf, freePort, makeCa, metric, startApi, startRedis, tempDir, until, visitor }
+module.exports = { API_DIR, apiEnv, exitOf, freePort, makeCa, metric, startApi, startPair, startProxy, startRedis, tempDir, until, visitor }
