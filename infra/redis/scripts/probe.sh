@@ -8,7 +8,7 @@ set -u
 . "$CONF/lib.sh"
 . "$CONF/aof.sh"
 
-if aof_refused "$DATA"; then
+if [ -e "$RUN/refused" ]; then
   echo 'the append-only file is damaged: the log of this container says what to do'
   [ "$1" = liveness ]
   exit

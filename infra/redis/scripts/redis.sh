@@ -110,11 +110,11 @@ watch() {
 
 # A damaged append-only file is mended, or set aside where a master has it all, or refused (aof.sh).
 mend() {
-  aof_mend "$DATA" && return
+  aof_mend "$DATA/appendonlydir" && return
   if [ -n "$SENTINEL_PORT" ] && master=$(agreed "$(survey "$SELF")") && [ -n "$master" ] && [ "$master" != "$SELF" ]; then
-    aof_set_aside "$DATA"
+    aof_set_aside "$DATA/appendonlydir"
   else
-    aof_refuse "$DATA"
+    aof_refuse "$DATA/appendonlydir"
   fi
 }
 
