@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -58,12 +59,14 @@ def run(
         out, err = bytearray(), bytearray()
         for part in stdin or ():
             shell.write_stdin(part)
+        heard = time.monotonic()
         while shell.is_open():
-            shell.update(timeout=QUIET)
-            heard = shell.read_channel(1), shell.read_channel(2)
-            out += heard[0] or b""
-            err += heard[1] or b""
-            if shell.is_open() and not any(heard) and not shell.peek_channel(3):
+            shell.update(timeout=1)
+            for channel, kept in ((1, out), (2, err)):
+                if text := shell.read_channel(channel):
+                    kept += text
+                    heard = time.monotonic()
+            if time.monotonic() > heard + QUIET:
                 raise TimeoutError(f"{' '.join(command)[:60]} in {pod} said nothing for {QUIET:.0f} s")
         for channel, kept in ((1, out), (2, err)):
             kept += shell.read_channel(channel) or b""
