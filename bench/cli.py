@@ -91,7 +91,8 @@ def failover(
             finally:
                 stack.embedded("up")  # leaves no cut and no dead node behind, whatever happened
             load.pause()
-            summaries[each] = deaths.summary(events, load.check(load.sessions, seconds=600))
+            patience = 10.0 if events[-1].error else 600.0  # nobody may be there to answer
+            summaries[each] = deaths.summary(events, load.check(load.sessions, patience))
         rows += [event.row() for event in events]
         # After each kind: a run that is broken off later keeps what it has.
         path = results.write(name, {**results.about(stack, rate), "summary": summaries, "rows": rows})
@@ -140,7 +141,7 @@ def changes(
             time.sleep(WARM_UP)
             done = routine.rounds(stack, load, each, rounds, requests)
             load.pause()
-            summaries[each] = routine.summary(done, load.check(load.sessions, seconds=600))
+            summaries[each] = routine.summary(done, load.check(load.sessions, 600.0))
         rows += [change.row() for change in done]
         path = results.write(f"changes-{mode}", {**results.about(stack, rate), "summary": summaries, "rows": rows})
     title = f"Routine changes under {rate:.0f} requests/s ({mode})"

@@ -12,6 +12,8 @@ from bench.load import Record
 
 BEFORE = 2.0
 """Seconds before an event in which the last success is looked for."""
+UNDER_WAY = 1.0
+"""Seconds without a success at the end of a stretch that are no silence yet: requests are under way."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def silence(successes: Iterable[float], begin: float, end: float) -> float | Non
     gaps = [later - earlier for earlier, later in pairwise(times) if later > begin and earlier < end]
     longest = max(gaps, default=None)
     # A silence that was not broken by the end is no number: nobody knows how long it went on.
-    return longest if longest is not None and end - times[-1] <= longest else None
+    return longest if longest is not None and end - times[-1] <= max(longest, UNDER_WAY) else None
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float | None:
