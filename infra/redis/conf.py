@@ -187,7 +187,7 @@ def haproxy_cfg(settings: Settings) -> str:
     text = f"""\
 global
     log stdout format raw local0 notice
-    maxconn 10000
+    maxconn 4000
     # After a reload the old worker keeps its connections for a while; then clients connect again.
     hard-stop-after 30s
     spread-checks 0
@@ -235,14 +235,12 @@ frontend health
         text += f"""
 backend redis-{i}
     option tcp-check
-    tcp-check connect
     tcp-check send "@AUTH@INFO replication\\r\\nQUIT\\r\\n"
     tcp-check expect string role:master
     server redis-{i} {pod}.{tail}:{PORT} inter 300ms fastinter 150ms fall 2
 
 backend names-{i}
     option tcp-check
-    tcp-check connect
     tcp-check send "@AUTH@SENTINEL get-master-addr-by-name {group}\\r\\nQUIT\\r\\n"
     tcp-check expect string {pod}.{tail}
 """

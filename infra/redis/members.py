@@ -141,7 +141,7 @@ class Members(SessionStore):
                 "volume_mounts": mounts,
                 "startup_probe": self._probe("liveness", period_seconds=1, failure_threshold=60),
                 "liveness_probe": self._probe("liveness", period_seconds=10, failure_threshold=6),
-                "readiness_probe": self._probe("readiness", period_seconds=2, failure_threshold=3),
+                "readiness_probe": self._probe("readiness", period_seconds=3, failure_threshold=2),
             }
         ]
         if self._sentinel:

@@ -6,6 +6,7 @@ set -u
 : "${CONF:=/etc/redis}"
 . "$CONF/topology.sh"
 . "$CONF/lib.sh"
+LIMIT=2 # a plan, not an emergency
 say() { log "$*" 2>/proc/1/fd/2; }
 
 [ "$(here ROLE | head -n 1)" = master ] || exit 0
@@ -16,7 +17,7 @@ if [ -z "$heir" ]; then
   say 'no replica is in sync: stopping without a handover'
   exit 0
 fi
-win_vote "$view" || exit 0
+win_vote "$view" 2>/proc/1/fd/2 || exit 0
 here 'CLIENT PAUSE 3000 WRITE' >/dev/null
 if ! caught_up "$heir" || ! ask "$(address "$heir")" "$PORT" 'REPLICAOF NO ONE' | grep -q '^OK'; then
   here 'CLIENT UNPAUSE' >/dev/null

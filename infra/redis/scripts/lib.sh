@@ -20,20 +20,24 @@ ask() {
   esac
   for key in "$KEYS" "$KEYS_PREVIOUS" "$RUN/applied"; do
     [ -s "$key" ] || continue
+    read -r password <"$key" || :
     # shellcheck disable=SC2086 # words on purpose
-    answer=$(printf '%s\n' "$2" | REDISCLI_AUTH=$(cat "$key") timeout "${LIMIT:-0.5}" \
+    answer=$(printf '%s\n' "$2" | REDISCLI_AUTH=$password timeout "${LIMIT:-1}" \
       redis-cli --no-auth-warning --user "$AGENT" $1 2>&1) || return 1
     case $answer in
       *WRONGPASS* | NOAUTH*) continue ;;
       'Could not connect'* | 'Error: '*) return 1 ;;
     esac
-    printf '%s\n' "$answer" | tr -d '\r'
+    printf '%s\n' "$answer"
     return 0
   done
   return 1
 }
 
 here() { ask "$SOCKET" - "$1"; }
+
+# offset FIELD: that line of an INFO on stdin, without its carriage return.
+offset() { sed -n "s/^$1:\([0-9]*\).*/\1/p"; }
 
 indexes() { seq 0 $((REPLICAS - 1)); }
 
@@ -52,7 +56,7 @@ EVAL "return '"'beat:' .. (redis.call('get', KEYS[1]) or '0')"'" 1 session-store
 
 redis_row() {
   ask "$2" "$PORT" "$QUESTION" | awk -F: -v i="$1" '
-    { value[$1] = substr($0, length($1) + 2) }
+    { sub(/\r$/, ""); value[$1] = substr($0, length($1) + 2) }
     /^db[0-9]+:keys=/ { split($2, part, /[=,]/); keys += part[2] }
     END {
       if (!("role" in value)) exit
@@ -69,7 +73,7 @@ sentinel_row() {
     END { if ("ip" in value) print "sentinel", i, value["ip"], value["config-epoch"] }'
 }
 
-# survey [INDEX]: a view of every pod; INDEX is known to be dead and not asked.
+# survey [INDEX]: a view of every pod; INDEX is known not to answer and not asked again.
 survey() {
   (
     for i in $(indexes); do
@@ -152,8 +156,8 @@ promote() {
 # caught_up INDEX: wait, at most a second, until INDEX has all that this Redis has.
 caught_up() {
   for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do
-    mine=$(here 'INFO replication' | sed -n 's/^master_repl_offset://p')
-    theirs=$(ask "$(address "$1")" "$PORT" 'INFO replication' | sed -n 's/^slave_repl_offset://p')
+    mine=$(here 'INFO replication' | offset master_repl_offset)
+    theirs=$(ask "$(address "$1")" "$PORT" 'INFO replication' | offset slave_repl_offset)
     [ -z "$mine" ] || [ "$mine" != "$theirs" ] || return 0
     sleep 0.05
   done

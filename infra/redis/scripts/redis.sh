@@ -61,8 +61,8 @@ take_over() {
   ask "$1" "$PORT" 'SET session-store:moved standalone
 CLIENT PAUSE 5000 WRITE' >/dev/null
   for _ in 1 2 3 4 5 6 7 8 9 10; do
-    theirs=$(ask "$1" "$PORT" 'INFO replication' | sed -n 's/^master_repl_offset://p')
-    mine=$(here 'INFO replication' | sed -n 's/^slave_repl_offset://p')
+    theirs=$(ask "$1" "$PORT" 'INFO replication' | offset master_repl_offset)
+    mine=$(here 'INFO replication' | offset slave_repl_offset)
     [ "$mine" != "$theirs" ] || break
     sleep 0.1
   done

@@ -81,27 +81,54 @@ beat() {
   here "EVAL \"local n = math.max(tonumber(ARGV[1]), tonumber(redis.call('get', KEYS[1]) or '0') + 1) redis.call('set', KEYS[1], string.format('%.0f', n))\" 1 session-store:beat $(date +%s%3N)" >/dev/null
 }
 
+# ping_master HOST: ask it three times a second over one connection, as long as this pod follows it.
+pinged=
+ping_master() {
+  [ -z "${pinger:-}" ] || kill "$pinger" 2>/dev/null
+  : >"$RUN/pings"
+  pinged=$1 pongs=0 missed=0
+  {
+    printf 'AUTH agent %s\n' "$(client_key)"
+    while echo PING; do sleep 0.3; done
+  } | redis-cli -h "$1" -p "$PORT" ${TLS:+--tls --cacert "$SECRETS/redis-tls/ca.crt"} >>"$RUN/pings" 2>&1 &
+  pinger=$!
+}
+
 # healthy: whether this pod's Redis is what the Sentinels say, as cheaply as can be seen from here.
 healthy() {
-  mine=$(redis_row "$SELF" "$SOCKET")
-  # shellcheck disable=SC2086 # words on purpose
-  set -- $mine
-  [ $# -gt 0 ] || return 1
-  if [ "$3" = master ]; then
-    [ $((tick % 3)) -ne 0 ] || beat
-    named=$(sentinel_row "$SELF" | cut -d' ' -f3)
-    [ "$named" = "$(address "$SELF")" ]
-  else
-    missed_before=$missed
-    if LIMIT=0.4 ask "$5" "$PORT" PING 2>/dev/null | grep -q PONG; then missed=0; else missed=$((missed + 1)); fi
-    [ "$4" = up ] && [ "$missed" -lt 2 ] || return 1
-    [ $((tick % 4)) -ne 0 ] || [ "$(sentinel_row "$SELF" | cut -d' ' -f3)" = "$5" ]
+  if [ $((tick % 3)) -eq 0 ] || [ "$trouble" -gt 0 ]; then
+    # shellcheck disable=SC2046 # words on purpose
+    set -- $(redis_row "$SELF" "$SOCKET")
+    role=${3:-} link=${4:-} follows=${5:-}
+    [ "$role" != master ] || beat
   fi
+  [ -n "$role" ] || return 1
+  if [ $((tick % 9)) -eq 0 ] || [ "$trouble" -gt 0 ]; then
+    named=$(sentinel_row "$SELF" | cut -d' ' -f3)
+  fi
+  if [ "$role" = master ]; then
+    [ -z "$pinged" ] || kill "$pinger" 2>/dev/null
+    pinged= missed=0
+    [ "$named" = "$(address "$SELF")" ]
+    return
+  fi
+  [ "$pinged" = "$follows" ] || ping_master "$follows"
+  # shellcheck disable=SC2046 # words on purpose
+  set -- $(awk '/PONG/ { n++ } { last = $0 } END { print n + 0, last == "PONG" || last == "OK" || NR == 0 }' "$RUN/pings")
+  if [ "$1" != "$pongs" ] && [ "$2" = 1 ]; then missed=0; elif [ "$2" = 1 ]; then missed=$((missed + 1)); else missed=9; fi
+  pongs=$1
+  [ "$pongs" -lt 3000 ] || pinged=
+  [ "$link" = up ] && [ "$missed" -lt 4 ] && [ "$named" = "$follows" ]
 }
 
 # heal: look at everybody and do what is mine to do. A pod does its own part at once; what concerns all is the acting pod's.
 heal() {
-  view=$(survey)
+  if [ "$missed" -ge 4 ] && ! LIMIT=0.5 ask "$follows" "$PORT" PING | grep -q PONG; then
+    view=$(survey "$(index_of "$follows")")
+  else
+    view=$(survey)
+  fi
+  [ "$missed" -lt 4 ] || pinged= # and is asked anew, over a new connection
   master=$(agreed "$view")
   role=$(row "$view" "$SELF" 3)
   follows=$(row "$view" "$SELF" 5)
@@ -113,7 +140,7 @@ heal() {
 CLIENT KILL TYPE normal SKIPME yes" >/dev/null
     fi
     # A Sentinel that missed it is told again.
-    [ "$(sentinel_row "$SELF" | cut -d' ' -f3)" = "$(address "$master")" ] || [ "$trouble" -lt 20 ] || renew "$master" "$view"
+    [ "$(sentinel_row "$SELF" | cut -d' ' -f3)" = "$(address "$master")" ] || [ "$trouble" -lt 5 ] || renew "$master" "$view"
     return 0
   fi
   act "$view" "$master"
@@ -124,19 +151,19 @@ renew() { acting "$1" "$2" && win_vote "$2" && announce "$1"; }
 # acting VIEW: whether it is this pod's turn: the lowest first, the others each a while later.
 acting() {
   rank=$(echo "$1" | awk -v me="$SELF" '$1 == "redis" && $2 < me' | wc -l)
-  [ "$trouble" -ge $((rank * 6)) ]
+  [ "$trouble" -ge $((rank * 3)) ]
 }
 
 # act VIEW AGREED: there is no master. Choose one, if enough of us are there to know who has the most data.
 act() {
   [ "$(count "$1" redis)" -ge "$MAJORITY" ] && [ "$(count "$1" sentinel)" -ge "$MAJORITY" ] || return 0
-  if echo "$1" | awk '$1 == "redis" && $9 { found = 1 } END { exit !found }' && [ "$trouble" -lt 150 ]; then
+  if echo "$1" | awk '$1 == "redis" && $9 { found = 1 } END { exit !found }' && [ "$trouble" -lt 60 ]; then
     return 0 # one is still loading: it may be the one with the most
   fi
   if [ -n "$2" ] && [ -z "$(row "$1" "$2" 3)" ]; then
     # The agreed master does not answer. Its replicas must miss it too: else it is only this pod that cannot reach it.
     echo "$1" | awk '$1 == "redis" && $4 == "up" && $10 < 1 { alive = 1 } END { exit alive }' || return 0
-  elif [ "$(count "$1" redis)" -lt "$REPLICAS" ] && [ "$trouble" -lt 15 ]; then
+  elif [ "$(count "$1" redis)" -lt "$REPLICAS" ] && [ "$trouble" -lt 6 ]; then
     return 0 # everybody is just starting: wait a moment for the rest
   fi
   acting "$1" || return 0
@@ -158,8 +185,8 @@ REPLICAOF $from $PORT" >/dev/null
     elif [ "$(row "$1" "$SELF" 4)" = up ]; then
       old "$from" 'CLIENT PAUSE 5000 WRITE' >/dev/null
       for _ in 1 2 3 4 5 6 7 8 9 10; do
-        theirs=$(old "$from" 'INFO replication' | sed -n 's/^master_repl_offset://p')
-        [ "$(here 'INFO replication' | sed -n 's/^slave_repl_offset://p')" != "$theirs" ] || break
+        theirs=$(old "$from" 'INFO replication' | offset master_repl_offset)
+        [ "$(here 'INFO replication' | offset slave_repl_offset)" != "$theirs" ] || break
         sleep 0.1
       done
       here "CONFIG SET masteruser replication masterauth $(client_key)" >/dev/null
@@ -181,10 +208,12 @@ old() (
 
 # Sentinel goes last: the handover (handover.sh) needs its vote.
 trap 'stopping=1' TERM INT
-stopping= tick=0 trouble=0 missed=0 seen=$(stamp) tls_seen=$(tls_stamp)
+stopping= tick=0 trouble=0 missed=0 pongs=0 role= link= follows= named= seen=$(stamp) tls_seen=$(tls_stamp)
 start_sentinel
 while [ -z "$stopping" ]; do
-  sleep 0.3 &
+  # Trouble that lasts is looked at once a second: looking costs something, and the machine may be what is in trouble.
+  if [ "$trouble" -lt 3 ]; then pause=0.3; else pause=1; fi
+  sleep "$pause" &
   wait $!
   tick=$((tick + 1))
   if ! kill -0 "$sentinel" 2>/dev/null; then
