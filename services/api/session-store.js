@@ -317,9 +317,9 @@ function steadyLookup() {
  * takes its place. What was in flight on the old one is tried again on the new one. Every operation may be repeated: a SET that
  * was given up may have been applied, and the same SET again changes nothing.
  * @param {object} settings
- * @param {object} role `purpose` for the log, `slackMs` that a command may block by its nature, metrics, say, info
+ * @param {object} role `purpose` for the log, `slackMs` that a command may block by its nature, `onSilence`, metrics, say, info
  */
-function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose, slackMs, metrics, say, info }) {
+function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose, slackMs, metrics, say, info, onSilence }) {
   const lateMs = settings.commandTimeoutMs + slackMs
   const suspectMs = Math.min(SUSPECT_MS, settings.commandTimeoutMs * 0.4) + slackMs
   const lookup = steadyLookup()
@@ -331,6 +331,7 @@ function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose,
   let writeProblem = null
   let awaySince = null // when the connection went away or silent
   let failures = 0
+  let dropped = 0
   let nextAttempt
   let beating = false
   let closed = false
@@ -345,7 +346,7 @@ function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose,
     if (err.name === 'AbortError') return problem // went down with the connection that another command lost
     const detail = redact(err.errors?.map((one) => one.message).join('; ') || err.message || err.code || err)
     if (err instanceof ConnectionTimeoutError) {
-      return new SessionStoreError('TIMEOUT', `no ${settings.tls ? 'TLS handshake (is this Redis without TLS?)' : 'connection'}`)
+      return new SessionStoreError('TIMEOUT', `no connection${settings.tls ? ' (is this Redis without TLS?)' : ''}`)
     }
     if (err instanceof ErrorReply) {
       const word = /^[A-Z]+/.exec(err.message)?.[0]
@@ -389,8 +390,13 @@ function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose,
   }
 
   async function attempt() {
-    if (attempts.size >= PARALLEL_ATTEMPTS) return // each ends within its timeouts, and the next follows
-    attemptSoon(HEDGE_MS)
+    if (attempts.size >= PARALLEL_ATTEMPTS) {
+      // The oldest makes room: half of the Service may be dead. Each further one is given more time, for it may be slow only.
+      const [oldest] = attempts
+      attemptFailed(oldest, new ConnectionTimeoutError())
+      dropped++
+    }
+    attemptSoon(Math.min(HEDGE_MS * (1 + dropped), settings.connectTimeoutMs))
     let client
     let refused = null
     try {
@@ -405,32 +411,38 @@ function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose,
         if (!client.isReady) throw new Error('Socket closed unexpectedly')
       }
       await within(settings.connectTimeoutMs + settings.commandTimeoutMs, login())
-      if (attempts.delete(client)) take(client, refused)
+      if (attempts.has(client)) take(client, refused)
     } catch (err) {
-      if (client && !attempts.delete(client)) return // not needed any more
-      abandon.get(client)?.()
-      const failed = failure(err)
-      if (!current) problem = failed
-      metrics.errors.inc({ operation: 'connect', reason: failed.code.toLowerCase() })
-      say(`connect ${failed.code}`, `Redis Client Error: ${failed.message}; trying again`)
+      if (client && !attempts.has(client)) return // not needed any more
+      attemptFailed(client, err)
       attemptSoon(Math.min(BACKOFF_CAP_MS, BACKOFF_FIRST_MS * 2 ** Math.min(failures++, 10)))
     }
+  }
+
+  function attemptFailed(client, err) {
+    attempts.delete(client)
+    abandon.get(client)?.()
+    const failed = failure(err)
+    if (!current) problem = failed
+    metrics.errors.inc({ operation: 'connect', reason: failed.code.toLowerCase() })
+    say(`connect ${failed.code}`, `Redis Client Error: ${failed.message}; trying again`)
   }
 
   function stopAttempts() {
     clearTimeout(nextAttempt)
     attempts.forEach((client) => abandon.get(client)())
     attempts.clear()
-    failures = 0
+    failures = dropped = 0
   }
 
   function take(client, refused) {
+    attempts.delete(client)
     stopAttempts()
     const silent = current
     current = client
     writeProblem = refused
     if (silent) {
-      problem = new SessionStoreError('TIMEOUT', `no reply within ${Math.round(suspectMs)} ms, and another connection is ready`)
+      problem = new SessionStoreError('TIMEOUT', 'no reply, and another connection is ready')
       say(`lost ${problem.code}`, `Redis Client Error: connection given up: ${problem.message}`)
       abandon.get(silent)()
     }
@@ -452,13 +464,17 @@ function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose,
     if (!attempts.size) attemptSoon(BACKOFF_FIRST_MS)
   }
 
+  /** Make another connection ready beside a silent one, which stays if it answers first. */
+  function suspect(silentMs = 0) {
+    if (!current || awaySince !== null) return
+    awaySince = now() - silentMs
+    attempt()
+    onSilence()
+  }
+
   /** The reply to a command that was sent on `client`. */
   async function reply(client, promise) {
-    const doubt = later(suspectMs, () => {
-      if (client !== current || awaySince !== null) return
-      awaySince = now() - suspectMs
-      attempt()
-    })
+    const doubt = later(suspectMs, () => client === current && suspect(suspectMs))
     try {
       const value = await within(lateMs, promise)
       if (client === current && awaySince !== null) {
@@ -538,6 +554,7 @@ function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose,
   return {
     run,
     hold,
+    suspect,
     get client() {
       return current
     },
@@ -678,11 +695,22 @@ function createSessionStore({ env = process.env, settings, promClient, register,
   const say = rateLimited((message) => log.error(message))
   const metrics = storeMetrics(promClient, register)
   const inMemory = settings.store === 'memory'
-  const supervise = (purpose, slackMs, connected) =>
-    superviseRedis(settings, { purpose, slackMs, metrics: { ...metrics, connected }, say, info: (message) => log.info(message) })
-  const redis = inMemory ? null : supervise('session storage', 0, metrics.connected)
+  const common = { say, info: (message) => log.info(message) }
+  // A proxy that died took both connections, perhaps: what one finds out the other need not wait for.
+  const redis = inMemory
+    ? null
+    : superviseRedis(settings, { purpose: 'session storage', slackMs: 0, metrics, onSilence: () => durable?.suspect(), ...common })
   // WAIT blocks its connection, so new sessions that wait for replicas have one of their own.
-  const durable = !inMemory && settings.waitReplicas ? supervise('durable logins', settings.waitTimeoutMs, { set() {} }) : null
+  const durable =
+    !inMemory && settings.waitReplicas
+      ? superviseRedis(settings, {
+          purpose: 'durable logins',
+          slackMs: settings.waitTimeoutMs,
+          metrics: { ...metrics, connected: { set() {} } },
+          onSilence() {},
+          ...common,
+        })
+      : null
   const store = inMemory ? new session.MemoryStore() : redisSessionStore(redis, settings, metrics, say)
   const creation = durable ? redisSessionStore(redis, settings, metrics, say, replicatedSet(durable, settings, metrics)) : store
   if (inMemory) {

@@ -138,7 +138,7 @@ test('a proxy dies without a word: what was asked is asked again on another conn
   await until('the others are given up', () => proxy.open.size === 1)
 })
 
-test('an attempt to connect that is swallowed gets company, up to three at a time', async (t) => {
+test('an attempt to connect that is swallowed gets company, three at a time', async (t) => {
   const redis = await startRedis(t)
   const proxy = await startProxy(t, (n) => (n <= 2 ? 'swallow' : redis.port))
   const api = await startApi(t, apiEnv(proxy, PATIENT))
@@ -146,9 +146,12 @@ test('an attempt to connect that is swallowed gets company, up to three at a tim
   await until('only one is kept', () => proxy.open.size === 1)
   proxy.route = () => 'swallow'
   proxy.cut()
-  await until('three attempts', () => proxy.open.size === 3)
-  await api.becomes(200, 'CONNECTION')
-  assert.equal(proxy.most, 3)
+  proxy.most = 0
+  const before = proxy.accepted
+  await until('it goes on trying, for half of the proxies may be dead', () => proxy.accepted - before > 6)
+  assert.ok(proxy.most >= 3 && proxy.most <= 4, `${proxy.most} at the same time`)
+  proxy.route = () => redis.port
+  assert.equal((await visitor().logIn(api)).status, 200)
 })
 
 test('a Redis that is slow, not dead, keeps its connection', async (t) => {

@@ -4,7 +4,7 @@ const { test } = require('node:test')
 const assert = require('node:assert/strict')
 const fs = require('node:fs')
 const path = require('node:path')
-const { apiEnv, makeCa, startApi, startRedis, tempDir, visitor } = require('./helpers')
+const { apiEnv, makeCa, metric, startApi, startProxy, startRedis, tempDir, until, visitor } = require('./helpers')
 
 const trusting = (ca) => ({ admin: { socket: { tls: true, ca: fs.readFileSync(ca), checkServerIdentity: () => undefined } } })
 
@@ -78,4 +78,24 @@ test('TLS handshake that hangs: not ready, bounded, and back by itself', async (
   redis.resume()
   await api.becomes(200)
   assert.equal((await ada.status(api)).status, 200)
+})
+
+test('TLS through a proxy that dies in silence, then has no master for a while: no request fails, no word of certificates', async (t) => {
+  const { ca, conf } = makeCa(tempDir(t), 'right')
+  const redis = await startRedis(t, conf, trusting(ca))
+  const proxy = await startProxy(t, () => redis.port)
+  const patient = { REDIS_COMMAND_TIMEOUT_MS: '14000', REDIS_CONNECT_TIMEOUT_MS: '14000', SESSION_REQUEST_BUDGET_MS: '12000' }
+  const api = await startApi(t, apiEnv(proxy, { REDIS_TLS: 'true', REDIS_TLS_CA: ca, ...patient }))
+  const ada = visitor()
+  await ada.logIn(api, 'ada')
+  proxy.freeze()
+  assert.equal((await ada.status(api)).body.user.username, 'ada')
+  proxy.route = () => 'close'
+  proxy.cut()
+  const status = ada.status(api)
+  const failures = () => metric(api, 'session_store_errors_total{operation="connect",reason="connection"}')
+  await until('it tries to connect', async () => (await failures()) >= 2)
+  proxy.route = () => redis.port
+  assert.equal((await status).body.user.username, 'ada')
+  assert.doesNotMatch(api.log, /TLS:/)
 })
