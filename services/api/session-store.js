@@ -31,7 +31,7 @@ const PARALLEL_ATTEMPTS = 3
 const SUSPECT_MS = 400 // a command without a reply by then: another connection is made ready beside this one
 const LOOKUP_MS = 200 // a DNS answer that is later than this is replaced by the last good one
 const REFUSED_PAUSE_MS = 100 // between tries on a connection that works
-const HELD_MAX = 1000 // requests waiting for Redis at the same time, for each connection: some 30 MB
+const HELD_MAX = 1000 // requests waiting for Redis at the same time, for each connection: some 20 MB
 const HEARTBEAT_MS = 1000
 const LOG_REPEAT_MS = 30000
 
@@ -300,11 +300,8 @@ function steadyLookup() {
         resolve(err)
       })
     })
-    const answer = (err) => (known && err?.code !== 'ENOTFOUND' ? callback(null, ...known) : callback(err))
-    let late
-    if (known) Promise.race([asking, new Promise((resolve) => (late = setTimeout(resolve, LOOKUP_MS)))]).then(answer)
-    else asking.then(answer)
-    asking.finally(() => clearTimeout(late))
+    const late = known ? [new Promise((resolve) => setTimeout(resolve, LOOKUP_MS))] : []
+    Promise.race([asking, ...late]).then((err) => (known && err?.code !== 'ENOTFOUND' ? callback(null, ...known) : callback(err)))
   }
 }
 
@@ -319,7 +316,7 @@ function steadyLookup() {
  * @param {object} settings
  * @param {object} role `purpose` for the log, `slackMs` that a command may block by its nature, `onSilence`, metrics, say, info
  */
-function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose, slackMs, metrics, say, info, onSilence }) {
+function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose, slackMs = 0, metrics, say, info, onSilence }) {
   const lateMs = settings.commandTimeoutMs + slackMs
   const suspectMs = Math.min(SUSPECT_MS, settings.commandTimeoutMs * 0.4) + slackMs
   const lookup = steadyLookup()
@@ -469,7 +466,7 @@ function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose,
     if (!current || awaySince !== null) return
     awaySince = now() - silentMs
     attempt()
-    onSilence()
+    onSilence?.()
   }
 
   /** The reply to a command that was sent on `client`. */
@@ -695,22 +692,14 @@ function createSessionStore({ env = process.env, settings, promClient, register,
   const say = rateLimited((message) => log.error(message))
   const metrics = storeMetrics(promClient, register)
   const inMemory = settings.store === 'memory'
-  const common = { say, info: (message) => log.info(message) }
-  // A proxy that died took both connections, perhaps: what one finds out the other need not wait for.
-  const redis = inMemory
-    ? null
-    : superviseRedis(settings, { purpose: 'session storage', slackMs: 0, metrics, onSilence: () => durable?.suspect(), ...common })
+  const supervise = (role) => superviseRedis(settings, { metrics, say, info: (message) => log.info(message), ...role })
+  // A proxy that died may have taken both connections: what this one finds out the other need not wait for.
+  const redis = inMemory ? null : supervise({ purpose: 'session storage', onSilence: () => durable?.suspect() })
   // WAIT blocks its connection, so new sessions that wait for replicas have one of their own.
   const durable =
-    !inMemory && settings.waitReplicas
-      ? superviseRedis(settings, {
-          purpose: 'durable logins',
-          slackMs: settings.waitTimeoutMs,
-          metrics: { ...metrics, connected: { set() {} } },
-          onSilence() {},
-          ...common,
-        })
-      : null
+    inMemory || !settings.waitReplicas
+      ? null
+      : supervise({ purpose: 'durable logins', slackMs: settings.waitTimeoutMs, metrics: { ...metrics, connected: { set() {} } } })
   const store = inMemory ? new session.MemoryStore() : redisSessionStore(redis, settings, metrics, say)
   const creation = durable ? redisSessionStore(redis, settings, metrics, say, replicatedSet(durable, settings, metrics)) : store
   if (inMemory) {
@@ -740,9 +729,9 @@ function createSessionStore({ env = process.env, settings, promClient, register,
   }
   store.set = (sid, sess, callback = () => {}) => {
     const content = contentOf(sess)
-    if (written.get(sess) === content)
-      return callback() // express-session saves a regenerated session twice
-    ;(fresh.has(sess) ? create : set).call(store, sid, sess, (err) => {
+    if (written.get(sess) === content) return callback() // express-session saves a regenerated session twice
+    const write = fresh.has(sess) ? create : set
+    write.call(store, sid, sess, (err) => {
       if (err) return callback(err)
       written.set(sess, content)
       if (fresh.delete(sess)) {
