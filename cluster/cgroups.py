@@ -52,6 +52,16 @@ def make(name: str) -> None:
                 target = directory / file
                 if not is_v2() and target.exists() and not target.read_text().strip():
                     target.write_text((parent / file).read_text())
+        if directory.name != name:
+            _weigh(root / Path(name).parts[0])
+
+
+def _weigh(directory: Path) -> None:
+    """Let the nodes have what they would have as machines: else all of them count as much as one process beside them."""
+    for file, weight in (("cpu.shares", "32768"), ("cpu.weight", "1000")):
+        with contextlib.suppress(OSError):
+            if (directory / file).exists():
+                (directory / file).write_text(weight)
 
 
 def joins(name: str) -> list[Path]:

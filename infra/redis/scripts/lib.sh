@@ -101,22 +101,31 @@ best() { echo "$1" | awk '$1 == "redis" && !$9' | sort -k7,7nr -k6,6nr -k8,8nr -
 
 # win_vote VIEW: be elected for a new epoch by a majority of all Sentinels, as a Sentinel is that wants to fail over. Whoever
 # else tries meanwhile has another epoch, and the higher one wins everywhere. Sets $epoch.
+epoch=0
 win_vote() {
-  epoch=$(echo "$1" | awk '$1 == "sentinel" && $4 >= top { top = $4 } END { print top + 1 }')
+  epoch=$(echo "$1" | awk -v top="$epoch" '$1 == "sentinel" && $4 + 0 > top + 0 { top = $4 } END { print top + 1 }')
   me=$(identity "$SELF")
   for step in 1 2 4 8 16 32; do
+    # Each answers with whom it has voted for last, and in which epoch.
     votes=$(
       echo "$1" | awk '$1 == "sentinel" { print $2, $3 }' | {
         while read -r i named; do
-          ask "$(address "$i")" "$SENTINEL_PORT" "SENTINEL IS-MASTER-DOWN-BY-ADDR $named $PORT $epoch $me" | tr '\n' ' ' | cut -d' ' -f2,3 &
+          ask "$(address "$i")" "$SENTINEL_PORT" "SENTINEL IS-MASTER-DOWN-BY-ADDR $named $PORT $epoch $me" | tr '\n' ' ' &
         done
         wait
-      } | grep -c "^$me $epoch$"
+      } | awk -v me="$me" -v epoch="$epoch" -v RS=' ' '
+        NR % 3 == 2 { leader = $0 }
+        NR % 3 == 0 { if ($0 == epoch) { if (leader == me) mine++; else others++ } if ($0 + 0 > top) top = $0 + 0 }
+        END { print mine + 0, others + 0, top + 0 }'
     )
-    [ "$votes" -lt "$MAJORITY" ] || return 0
+    # shellcheck disable=SC2086 # words on purpose
+    set -- "$1" $votes
+    [ "$2" -lt "$MAJORITY" ] || return 0
+    [ "$3" -eq 0 ] || break # somebody else is at it
+    [ "$4" -lt "$epoch" ] || epoch=$4
     epoch=$((epoch + step))
   done
-  log "no majority of Sentinels voted: $votes of $REPLICAS"
+  log "no majority of Sentinels voted for this pod in epoch $epoch"
   return 1
 }
 

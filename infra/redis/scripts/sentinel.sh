@@ -146,12 +146,13 @@ CLIENT KILL TYPE normal SKIPME yes" >/dev/null
   act "$view" "$master"
 }
 
-renew() { acting "$1" "$2" && win_vote "$2" && announce "$1"; }
+renew() { acting "$2" && win_vote "$2" && announce "$1"; }
 
-# acting VIEW: whether it is this pod's turn: the lowest first, the others each a while later.
+# acting VIEW: whether it is this pod's turn: the lowest at once, then each in a second of its own, so that they do not all ask
+# for votes at the same time.
 acting() {
   rank=$(echo "$1" | awk -v me="$SELF" '$1 == "redis" && $2 < me' | wc -l)
-  [ "$trouble" -ge $((rank * 3)) ]
+  [ $(((trouble - 1) % (REPLICAS * 3) / 3)) -eq "$rank" ]
 }
 
 # act VIEW AGREED: there is no master. Choose one, if enough of us are there to know who has the most data.
