@@ -45,7 +45,12 @@ def check(cluster: Cluster, settings: Settings, stack: str, now: datetime) -> tu
 
 def images(settings: Settings) -> Iterator[str]:
     """Images that are still placeholders."""
-    for key, image in (("redis.image", settings.redis.image), ("api.image", settings.api.image)):
+    redis, api = settings.redis, settings.api
+    for key, image in (
+        ("redis.image", redis.image),
+        ("redis.proxyImage", redis.proxy_image),
+        ("api.image", api.image),
+    ):
         if image and image.endswith("0" * 64):
             name = image.split("@")[0]
             yield f"session-store:{key} is a placeholder (digest all zeros): put the digest your registry gave {name}"
@@ -53,7 +58,7 @@ def images(settings: Settings) -> Iterator[str]:
 
 def certificate(data: dict[str, bytes], settings: Settings, stack: str, now: datetime) -> Iterator[str]:
     """What is wrong with the TLS Secret's content."""
-    findings = tls.examine(data, tls.names_of(settings.redis.service, settings.namespace), now)
+    findings = tls.examine(data, tls.required_names(settings), now)
     advice = f"renew it (`python -m ops certificates issue --stack {stack} --renew` if it is ours)"
     for text in findings.errors:
         yield f"TLS Secret {settings.tls_secret}: {text}: {advice}"

@@ -13,6 +13,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from infra.redis import conf
+from infra.settings import Settings
+
 FILES = ("tls.crt", "tls.key", "ca.crt")
 WARN = timedelta(days=14)
 
@@ -29,6 +32,15 @@ def names_of(service: str, namespace: str) -> tuple[str, ...]:
     """The DNS names under which Redis is reached; `localhost` is for probes and port-forwards."""
     base = f"{service}.{namespace}"
     return (service, base, f"{base}.svc", f"{base}.svc.cluster.local", "localhost")
+
+
+def required_names(settings: Settings) -> tuple[str, ...]:
+    """The names without which a stack does not work: `names_of`, and in sentinel mode those of Redis's pods."""
+    redis, names = settings.redis, names_of(settings.redis.service, settings.namespace)
+    if redis.mode != "sentinel":
+        return names
+    pods = (f"{conf.stateful_set(settings)}-{i}.{conf.domain(settings)}" for i in range(redis.replicas))
+    return (*names, *pods)
 
 
 def issued_names(service: str, namespace: str) -> tuple[str, ...]:

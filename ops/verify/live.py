@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import redis
 from kubernetes.client import ApiException
 
+from infra.redis.sentinel import proxy_name
 from infra.settings import Settings
 from ops import tunnel
 from ops.kube import TIMEOUT, Cluster, wait_for
@@ -116,14 +117,19 @@ class Live:
             raise Failed("no pod of the API is ready")
         return str(pods[0].metadata.name)
 
+    @property
+    def sentinel(self) -> bool:
+        """Whether there are several Redis, and proxies in front of them."""
+        return bool(self.outputs["endpoint"]["mode"] == "sentinel")
+
     def redis_pods(self) -> list[Any]:
-        """The pods behind Redis's Service; [] in external mode."""
-        if self.outputs["endpoint"]["mode"] == "external":
-            return []
-        service = self.cluster.core.read_namespaced_service(
-            self.outputs["endpoint"]["host"], self.namespace, _request_timeout=TIMEOUT
-        )
-        return self.pods(service.spec.selector)
+        """The pods that run Redis; [] in external mode."""
+        external = self.outputs["endpoint"]["mode"] == "external"
+        return [] if external else self.pods({"app": self.settings.redis.service})
+
+    def proxy_pods(self) -> list[Any]:
+        """The pods that lead to the master; [] but in sentinel mode."""
+        return self.pods({"app": proxy_name(self.settings.redis.service)}) if self.sentinel else []
 
     def delete_pod(self, pod: Any, pods: Callable[[], list[Any]], count: int) -> None:
         """Delete a pod, as a drain or an upgrade would, and wait until `count` others are ready.
@@ -216,11 +222,14 @@ class Live:
                 where = f"{endpoint['host']}:{endpoint['port']}"
                 raise Unseen(f"{where} cannot be reached from here ({error}): run this where the API runs") from None
             return opener
-        pods = [pod for pod in self.redis_pods() if ready(pod)]
+        pods = [pod for pod in (self.proxy_pods() if self.sentinel else self.redis_pods()) if ready(pod)]
         if not pods:
-            raise Failed("no pod of Redis is ready")
-        name = pods[0].metadata.name
-        return lambda: tunnel.open_port(self.cluster, self.namespace, name, endpoint["port"])
+            raise Failed(f"no pod of {'the proxy' if self.sentinel else 'Redis'} is ready")
+        return self.pod_opener(pods[0].metadata.name, endpoint["port"])
+
+    def pod_opener(self, pod: str, port: int) -> tunnel.Opener:
+        """Opens sockets to a port of one pod."""
+        return lambda: tunnel.open_port(self.cluster, self.namespace, pod, port)
 
     @property
     def server_name(self) -> str:
@@ -255,17 +264,18 @@ class Live:
             client.ping()
         return client
 
-    def raw(self, command: str, trust: ssl.SSLContext | None) -> str:
+    def raw(self, command: str, trust: ssl.SSLContext | None, opener: tunnel.Opener | None = None) -> str:
         """Redis's first words to a command on a fresh connection.
 
         Args:
             command: one inline command.
             trust: speak TLS with it; None: speak plaintext.
+            opener: where to; None: as the API connects.
 
         Returns:
             The first line of the reply, "" when Redis hung up or spoke something else.
         """
-        plain = self.opener()()
+        plain = (opener or self.opener())()
         plain.settimeout(5)
         try:
             talk: socket.socket = trust.wrap_socket(plain, server_hostname=self.server_name) if trust else plain

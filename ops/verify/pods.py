@@ -8,6 +8,7 @@ from typing import Any
 from kubernetes.utils.quantity import parse_quantity
 
 from ops.kube import TIMEOUT, wait_for
+from ops.verify import sentinel
 from ops.verify.live import PATIENCE, Live, Session, ready
 from ops.verify.model import Check, Failed, Skipped, Unseen
 
@@ -47,18 +48,25 @@ def redis_ready(live: Live) -> str:
     pods = live.redis_pods()
     if idle := [f"{pod.metadata.name}{_reason(pod)}" for pod in pods if not ready(pod)]:
         raise Failed(f"not ready: {', '.join(idle)}")
-    if not pods:
-        raise Failed("Redis has no pod")
+    wanted = live.settings.redis.replicas if live.sentinel else 1
+    if len(pods) < wanted:
+        raise Failed(f"Redis has {len(pods) or 'no'} pod{'s' * (len(pods) > 1)}, {wanted} configured")
     live.redis().ping()
     return f"{', '.join(pod.metadata.name for pod in pods)} ready, PONG"
 
 
 def images(live: Live) -> str:
     """What runs is what the release names, by digest."""
-    wanted, seen = live.outputs["release"]["images"], []
+    wanted, seen = dict(live.outputs["release"]["images"]), []
+    if live.sentinel:
+        wanted["proxy"] = live.settings.redis.proxy_image
     if not wanted:
         raise Skipped("no pod of this stack is ours")
-    places = {"redis": (live.redis_pods, "redis"), "api": (live.api_pods, live.settings.api.container)}
+    places = {
+        "redis": (live.redis_pods, "redis"),
+        "proxy": (live.proxy_pods, "haproxy"),
+        "api": (live.api_pods, live.settings.api.container),
+    }
     for part, image in wanted.items():
         list_pods, container = places[part]
         for pod in list_pods():
@@ -133,25 +141,31 @@ def memory(live: Live) -> str:
 
 
 def redis_replaced(live: Live) -> str:
-    """A restart of Redis logs nobody out, where sessions are persistent."""
+    """A restart of Redis logs nobody out, where sessions are persistent or replicated."""
     session, pods = live.main_session(), live.redis_pods()
     if not pods:
         raise Skipped("external mode: its pods are not ours")
+    # Of several, the one that matters most.
+    gone = sentinel.master(live) if live.sentinel else None
     for pod in pods:
-        live.delete_pod(pod, live.redis_pods, len(pods))
+        if gone in (None, pod.metadata.name):
+            live.delete_pod(pod, live.redis_pods, len(pods))
     _wait_api(live, session)
     status = live.status(live.an_api_pod(), session)
-    if not live.settings.redis.appendonly:
+    if gone is None and not live.settings.redis.appendonly:
         return f"persistence is off: the API recovered, /auth_status {status}"
     if status != 200:
-        raise Failed(f"Redis was replaced and the session is lost: /auth_status {status}")
+        raise Failed(f"{gone or 'Redis'} was replaced and the session is lost: /auth_status {status}")
+    if gone:
+        return f"the master, {gone}, replaced; {sentinel.master(live)} is the master now; the same session: 200"
     return f"{len(pods)} pod replaced, the same session: 200"
 
 
 def api_replaced(live: Live) -> str:
     """New API pods know the old sessions."""
     session, old = live.main_session(), live.api_pods()
-    if not live.settings.redis.appendonly and live.status(live.an_api_pod(), session) == 401:
+    forgets = not (live.settings.redis.appendonly or live.sentinel)
+    if forgets and live.status(live.an_api_pod(), session) == 401:
         session = live.session = live.login(live.an_api_pod())  # it went with the Redis that was replaced before
     for pod in old:
         live.delete_pod(pod, live.api_pods, len(old))
