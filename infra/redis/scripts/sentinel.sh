@@ -134,7 +134,8 @@ heal() {
   follows=$(row "$view" "$SELF" 5)
   [ -n "$role" ] || return 0 # redis.sh starts it
   if [ -n "$master" ] && [ "$(row "$view" "$master" 3)" = master ]; then
-    if [ "$master" != "$SELF" ] && [ "$follows" != "$(address "$master")" ]; then
+    # A second look first: a handover takes a moment between the new master and the news of it.
+    if [ "$master" != "$SELF" ] && [ "$follows" != "$(address "$master")" ] && [ "$trouble" -gt 1 ]; then
       log "following $(address "$master"), which the Sentinels agree on"
       here "REPLICAOF $(address "$master") $PORT
 CLIENT KILL TYPE normal SKIPME yes" >/dev/null
@@ -152,7 +153,7 @@ renew() { acting "$2" && win_vote "$2" && announce "$1"; }
 # for votes at the same time.
 acting() {
   rank=$(echo "$1" | awk -v me="$SELF" '$1 == "redis" && $2 < me' | wc -l)
-  [ $(((trouble - 1) % (REPLICAS * 3) / 3)) -eq "$rank" ]
+  [ $((trouble % (REPLICAS * 3) / 3)) -eq "$rank" ]
 }
 
 # act VIEW AGREED: there is no master. Choose one, if enough of us are there to know who has the most data.
@@ -164,8 +165,8 @@ act() {
   if [ -n "$2" ] && [ -z "$(row "$1" "$2" 3)" ]; then
     # The agreed master does not answer. Its replicas must miss it too: else it is only this pod that cannot reach it.
     echo "$1" | awk '$1 == "redis" && $4 == "up" && $10 < 1 { alive = 1 } END { exit alive }' || return 0
-  elif [ "$(count "$1" redis)" -lt "$REPLICAS" ] && [ "$trouble" -lt 6 ]; then
-    return 0 # everybody is just starting: wait a moment for the rest
+  elif [ "$trouble" -lt 3 ] || { [ "$(count "$1" redis)" -lt "$REPLICAS" ] && [ "$trouble" -lt 6 ]; }; then
+    return 0 # a handover on its way, or everybody is just starting: wait a moment for the rest
   fi
   acting "$1" || return 0
   if echo "$1" | awk '$1 == "redis" && $7 != "0" { found = 1 } END { exit found }'; then
