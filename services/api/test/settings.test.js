@@ -80,6 +80,11 @@ test('a CA file that is no certificate is one clear error', (t) => {
   }
 })
 
+test('what a failover may cost, unless told otherwise', () => {
+  const { requestBudgetMs, waitReplicas, waitTimeoutMs } = readConfig(apiEnv(null, { SESSION_REQUEST_BUDGET_MS: '' })).sessions
+  assert.deepEqual({ requestBudgetMs, waitReplicas, waitTimeoutMs }, { requestBudgetMs: 4000, waitReplicas: 0, waitTimeoutMs: 500 })
+})
+
 test('good values of TRUST_PROXY', () => {
   for (const value of ['', 'true', 'false', '1', 'loopback', '10.0.0.0/8, ::1', 'fd00::/8,uniquelocal']) {
     assert.deepEqual(problemsOf({ TRUST_PROXY: value }), [], value)
