@@ -209,7 +209,7 @@ def publish_secret(workspace: Workspace, key: str) -> None:
 
 
 def _encrypted(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"secure"}
+    return isinstance(value, dict) and set(value) == {"secure"} and isinstance(value["secure"], str)
 
 
 def settings_of(workspace: Workspace, config: Mapping[str, Any]) -> Settings:
@@ -237,7 +237,7 @@ def settings_of(workspace: Workspace, config: Mapping[str, Any]) -> Settings:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        if _encrypted(value) and isinstance(value["secure"], str):
+        if _encrypted(value):
             return "[secret]"
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
