@@ -88,7 +88,7 @@ def test_a_backup_is_one_private_file_and_the_cluster_knows_it(saved: Saved) -> 
         assert content is not None
         manifest = json.load(content)
         assert {"dump.rdb", "session-secret"} <= set(tar.getnames())
-    assert (manifest["stack"], manifest["namespace"], manifest["prefix"]) == ("dev", "backup-old", PREFIX)
+    assert (manifest["stack"], manifest["namespace"], manifest["prefix"]) == ("dev", saved.project.namespace, PREFIX)
     assert manifest["keys"]["0"] == len(saved.cookies) + 2
     assert manifest["sha256"]["dump.rdb"] in saved.printed
     latest = saved.project.get("configmap", "redis-backups")["data"]["latest"]
