@@ -391,9 +391,9 @@ function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose,
       // The oldest makes room: half of the Service may be dead. Each further one is given more time, for it may be slow only.
       const [oldest] = attempts
       attemptFailed(oldest, new ConnectionTimeoutError())
-      dropped++
+      dropped = Math.min(dropped + 1, 10)
     }
-    attemptSoon(Math.min(HEDGE_MS * (1 + dropped), settings.connectTimeoutMs))
+    attemptSoon(Math.min(HEDGE_MS * 2 ** dropped, settings.connectTimeoutMs))
     let client
     let refused = null
     try {
