@@ -17,6 +17,7 @@ from ops.kube import wait_for
 
 BEFORE = 2.0
 """Seconds that both sides write before the cut."""
+START_LIMIT = 60.0
 COLUMNS = {
     "pod": "master",
     "inside_acknowledged": "inside: acknowledged",
@@ -52,10 +53,14 @@ class _Inside:
         self.attempts: list[dict[str, Any]] = []
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
+        if not wait_for(lambda: self.attempts, START_LIMIT):
+            self._process.kill()
+            raise BenchError(f"the client inside node {pod.spec.node_name} wrote nothing within {START_LIMIT:.0f} s")
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        self.attempts += (json.loads(line) for line in self._process.stdout)
+        for line in self._process.stdout:
+            self.attempts.append(json.loads(line))
 
     def stop(self) -> list[dict[str, Any]]:
         """Its attempts, all of them."""
