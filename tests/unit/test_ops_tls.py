@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from program import config
+from program import DIGEST, config
 
 from infra.settings import Settings, parse
 from ops import certificates, preflight, tls
@@ -173,3 +173,16 @@ def test_other_peoples_secrets_are_left_alone(foreign: dict[str, Any], message: 
 def test_stacks_whose_certificate_is_not_ours_to_make(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(OpsError, match=message):
         issue(FakeSecrets(), settings=parse(config(**changes)))
+
+
+def test_in_sentinel_mode_a_certificate_must_cover_every_pod() -> None:
+    settings = parse(config(redis={"mode": "sentinel", "proxyImage": DIGEST.format("haproxy")}))
+    names = tls.required_names(settings)
+
+    def errors(*covered: str) -> list[str]:
+        return list(preflight.certificate(files(covered), settings, "dev", NOW))
+
+    assert errors(*NAMES) == [], "our own has a wildcard"
+    assert errors(*names) == [], "one by one will do"
+    missing = "does not cover redis-ha-0.redis-headless.session-store.svc.cluster.local"
+    assert missing in errors(*tls.names_of("redis", "session-store"))[0]
