@@ -100,7 +100,7 @@ def failover(
     picture = path.with_suffix(".png")
     title = f"Nobody served after the death of the master ({mode}, waitReplicas {wait_replicas}, {rate:.0f} requests/s)"
     plot.dots(picture, title, "seconds from the last success to the first", series)
-    results.show(console, title, {deaths.KINDS[k]: s for k, s in summaries.items()}, DEATH_COLUMNS)
+    results.show(console, title, summaries, DEATH_COLUMNS)
     console.print(f"{path}\n{picture}", soft_wrap=True, highlight=False)
     if any(s["came_back"] < s["rounds"] or s["rounds"] < rounds for s in summaries.values()):
         raise BenchError("the service did not come back by itself after one of the events; the rows say which")
@@ -148,7 +148,7 @@ def changes(
     series = {routine.KINDS[k]: [r["worst"] for r in rows if r["kind"] == k and r["worst"]] for k in kinds}
     picture = path.with_suffix(".png")
     plot.dots(picture, title, "slowest request of a round, seconds", series)
-    results.show(console, title, {routine.KINDS[k]: s for k, s in summaries.items()}, CHANGE_COLUMNS)
+    results.show(console, title, summaries, CHANGE_COLUMNS)
     console.print(f"{path}\n{picture}", soft_wrap=True, highlight=False)
 
 

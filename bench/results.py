@@ -56,7 +56,7 @@ def show(console: Console, title: str, rows: Mapping[str, Mapping[str, Any]], co
     table = Table("", *columns.values(), title=title, title_justify="left")
     for label, row in rows.items():
         table.add_row(label, *(_cell(row.get(key)) for key in columns))
-    console.print(table)
+    Console(width=max(console.width, 130)).print(table)  # a narrow terminal's table would be in pieces
 
 
 def _cell(value: Any) -> str:
