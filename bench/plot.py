@@ -32,7 +32,7 @@ def dots(path: Path, title: str, axis: str, series: Mapping[str, Sequence[float]
         middle, worst = ordered[(len(ordered) - 1) // 2], ordered[-1]
         axes.plot([middle, middle], [row - 0.3, row + 0.3], color="#228833", linewidth=2)
         axes.plot([worst, worst], [row - 0.3, row + 0.3], color="#cc3311", linewidth=2)
-        axes.annotate(f"p50 {middle:.2f}", (middle, row + 0.32), ha="center", fontsize=8, color="#228833")
+        axes.annotate(f"p50 {middle:.2f}", (middle, row + 0.32), ha="center", va="top", fontsize=8, color="#228833")
         if worst > middle:
             axes.annotate(f"worst {worst:.2f}", (worst, row - 0.45), ha="center", fontsize=8, color="#cc3311")
     if limit is not None:
@@ -41,7 +41,7 @@ def dots(path: Path, title: str, axis: str, series: Mapping[str, Sequence[float]
     axes.set_ylim(len(series) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.set_xlabel(axis)
-    axes.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)  # over the whole picture: the axes are narrower
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
