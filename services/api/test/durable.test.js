@@ -7,7 +7,7 @@ const assert = require('node:assert/strict')
 const { apiEnv, metric, startApi, startPair, startRedis, until, visitor } = require('./helpers')
 
 const durable = (redis, extra) =>
-  apiEnv(redis, { SESSION_WAIT_REPLICAS: '1', SESSION_WAIT_TIMEOUT_MS: '100', SESSION_REQUEST_BUDGET_MS: '12000', ...extra })
+  apiEnv(redis, { SESSION_WAIT_REPLICAS: '1', SESSION_WAIT_TIMEOUT_MS: '100', SESSION_REQUEST_BUDGET_MS: '25000', ...extra })
 const unacknowledged = (api) => metric(api, 'session_store_wait_replicas_timeouts_total')
 const calls = async (redis, command) =>
   Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(await redis.send('INFO', 'commandstats'))?.[1] ?? 0)

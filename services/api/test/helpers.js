@@ -12,7 +12,7 @@ const { createClient } = require('redis')
 
 const API_DIR = path.join(__dirname, '..')
 // No test waits this long unless something hangs.
-const PATIENCE_MS = 15000
+const PATIENCE_MS = 30000
 
 /** A free port of the loopback address. */
 async function freePort() {

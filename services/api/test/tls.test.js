@@ -84,7 +84,7 @@ test('TLS through a proxy that dies in silence, then has no master for a while: 
   const { ca, conf } = makeCa(tempDir(t), 'right')
   const redis = await startRedis(t, conf, trusting(ca))
   const proxy = await startProxy(t, () => redis.port)
-  const patient = { REDIS_COMMAND_TIMEOUT_MS: '14000', REDIS_CONNECT_TIMEOUT_MS: '14000', SESSION_REQUEST_BUDGET_MS: '12000' }
+  const patient = { REDIS_COMMAND_TIMEOUT_MS: '28000', REDIS_CONNECT_TIMEOUT_MS: '28000', SESSION_REQUEST_BUDGET_MS: '25000' }
   const api = await startApi(t, apiEnv(proxy, { REDIS_TLS: 'true', REDIS_TLS_CA: ca, ...patient }))
   const ada = visitor()
   await ada.logIn(api, 'ada')
