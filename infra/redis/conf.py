@@ -31,7 +31,8 @@ class Place:
         run: a memory volume for rendered passwords and the socket.
         secrets: folders `redis`, `internal` and `redis-tls`, each a mounted Secret.
         data: the volume.
-        address: how pod INDEX of the StatefulSet is reached, as the body of a shell function; None: by its DNS name.
+        bind: addresses to listen on.
+        address: how pod $1 of the StatefulSet is reached, as the body of a shell function; None: by its DNS name.
     """
 
     conf: str = CONF_DIR
@@ -40,6 +41,7 @@ class Place:
     data: str = DATA_DIR
     port: int = PORT
     sentinel_port: int = SENTINEL_PORT
+    bind: str = "* -::*"
     address: str | None = None
 
 
@@ -93,7 +95,7 @@ def _tls(settings: Settings, place: Place, port: int) -> list[str]:
 def redis_conf(settings: Settings, place: Place = POD) -> str:
     """redis.conf. No password is in it: redis.sh renders them into the included file on a memory volume."""
     lines = [
-        "bind * -::*",
+        f"bind {place.bind}",
         *_tls(settings, place, place.port),
         "# For the scripts in the pod: no TLS handshake for each look.",
         f"unixsocket {place.run}/redis.sock",
@@ -126,7 +128,7 @@ def redis_conf(settings: Settings, place: Place = POD) -> str:
 def sentinel_conf(settings: Settings, place: Place = POD) -> str:
     """The part of sentinel.conf that is no secret and the same in every pod; sentinel.sh adds the rest."""
     lines = [
-        "bind * -::*",
+        f"bind {place.bind}",
         *_tls(settings, place, place.sentinel_port),
         f"dir {place.run}",
         "# Pods keep their names, not their addresses.",

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import datetime
-import ipaddress
 import os
 import shutil
+import signal
 import socket
 import ssl
-import subprocess
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from pods import Pod, certify, eventually, standalone
 from program import config
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
-from infra.redis.conf import Place, maxmemory, probe_script, redis_conf, start_script
+from infra.redis.conf import maxmemory
 from infra.settings import parse
 from infra.values import MIB
 
@@ -32,68 +24,8 @@ PASSWORD = r"""pa"ss\wörd 'x' $HOME `id`"""
 OFF = {"enabled": False}
 
 
-def certify(folder: Path) -> None:
-    """A self-signed certificate for loopback, as the Secret's three files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis")])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder(
-        name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(1)
-    )
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    pem = builder.add_extension(names, False).sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    for file, content in {"tls.crt": pem, "ca.crt": pem, "tls.key": private}.items():
-        (folder / file).write_bytes(content)
-
-
-@dataclasses.dataclass
-class Running:
-    """A redis-server started the way the pod starts it."""
-
-    place: Place
-    process: subprocess.Popen[str]
-    folder: Path
-    tls: bool
-    password: str
-
-    def client(self, password: str | None = "", **options: Any) -> redis.Redis:
-        secure = {"ssl": True, "ssl_ca_certs": f"{self.place.tls}/ca.crt"} if self.tls else {}
-        options = {**secure, "protocol": 2, "retry": None, **options}
-        return redis.Redis(
-            "127.0.0.1", self.place.port, password=self.password if password == "" else password, **options
-        )
-
-    def probe(self, kind: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["sh", self.folder / "probe.sh", kind], capture_output=True, text=True, timeout=20)
-
-
-@contextlib.contextmanager
-def run(folder: Path, password: str = PASSWORD, **changes: Any) -> Iterator[Running]:
-    settings = parse(config(**changes))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    names = {name: str(folder / name) for name in ("auth", "password", "tls", "data")}
-    place = Place(conf=str(folder / "redis.conf"), port=port, **names)
-    for made in ("tls", "data"):
-        (folder / made).mkdir(exist_ok=True)
-    certify(folder / "tls")
-    (folder / "password").write_text(password)
-    (folder / "redis.conf").write_text(redis_conf(settings, place))
-    (folder / "start.sh").write_text(start_script(place))
-    (folder / "probe.sh").write_text(probe_script(settings, place))
-    process = subprocess.Popen(["sh", folder / "start.sh"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    running = Running(place, process, folder, settings.tls.enabled, password)
-    try:
-        if password:
-            retry = Retry(ConstantBackoff(0.05), 200)
-            running.client(retry=retry, retry_on_error=[redis.ConnectionError, redis.BusyLoadingError]).ping()
-        yield running
-    finally:
-        process.kill()
-        process.wait()
+def run(folder: Path, password: str = PASSWORD, **changes: Any) -> AbstractContextManager[Pod]:
+    return standalone(folder, password, **changes)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,8 +45,8 @@ def test_redis_runs_as_configured(tmp_path: Path, tls: bool, appendonly: bool) -
         assert live["maxmemory-policy"] == "noeviction"
         assert int(live["maxmemory"]) == maxmemory(parse(config(**changes)))
         assert (live["port"], live["tls-port"])[tls] == str(running.place.port)
-        assert running.probe("readiness").returncode == 0
-        assert running.probe("liveness").returncode == 0
+        assert running.run("probe.sh", "readiness").returncode == 0
+        assert running.run("probe.sh", "liveness").returncode == 0
 
 
 def test_wrong_and_missing_passwords_are_refused(tmp_path: Path) -> None:
@@ -131,7 +63,7 @@ def test_tls_port_speaks_nothing_else_and_nothing_old(tmp_path: Path) -> None:
         with pytest.raises(redis.ConnectionError):
             running.client(ssl=False, ssl_ca_certs=None).ping()
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        old.load_verify_locations(f"{running.place.tls}/ca.crt")
+        old.load_verify_locations(f"{running.place.secrets}/redis-tls/ca.crt")
         old.set_ciphers("ALL:@SECLEVEL=0")
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
         with socket.create_connection(("127.0.0.1", running.place.port)) as raw, pytest.raises(ssl.SSLError):
@@ -141,55 +73,100 @@ def test_tls_port_speaks_nothing_else_and_nothing_old(tmp_path: Path) -> None:
 def test_password_is_in_no_argument_environment_or_output(tmp_path: Path) -> None:
     with run(tmp_path, "s3cr3t-value") as running:
         assert running.client().ping()
-        proc = Path(f"/proc/{running.process.pid}")
-        assert b"redis-server" in (proc / "cmdline").read_bytes()
-        assert b"s3cr3t-value" not in (proc / "cmdline").read_bytes() + (proc / "environ").read_bytes()
-        assert oct(Path(running.place.auth).stat().st_mode)[-3:] == "600"
-        running.process.terminate()
-        assert "s3cr3t-value" not in running.process.communicate()[0]
+        for pid in (running.processes["redis"].pid, running.server()):
+            proc = Path(f"/proc/{pid}")
+            assert b"s3cr3t-value" not in (proc / "cmdline").read_bytes() + (proc / "environ").read_bytes()
+        rendered = Path(running.place.run) / "auth.conf"
+        assert oct(rendered.stat().st_mode)[-3:] == "600"
+        running.processes["redis"].terminate()
+        assert running.processes["redis"].wait(20) == 0
+        assert "s3cr3t-value" not in running.log("redis")
 
 
 def test_empty_password_never_starts_an_open_redis(tmp_path: Path) -> None:
     with run(tmp_path, "") as running:
-        output, _ = running.process.communicate(timeout=20)
-        assert running.process.returncode == 1
-        assert "is empty or missing" in output
+        assert running.processes["redis"].wait(20) == 1
+        assert "is empty or missing" in running.log("redis")
 
 
 def test_probes_tell_a_refused_password_and_a_dead_server_apart(tmp_path: Path) -> None:
-    with run(tmp_path) as running:
-        (tmp_path / "password").write_text("another")
-        ready = running.probe("readiness")
+    with run(tmp_path, tls=OFF) as running:
+        running.client().execute_command("ACL", "SETUSER", "default", "resetpass", ">another")
+        ready = running.run("probe.sh", "readiness")
         assert ready.returncode == 1
-        assert "WRONGPASS" in ready.stdout
-        assert running.probe("liveness").returncode == 0, "a restart would not mend a password"
-        running.process.kill()
-        running.process.wait()
-        assert running.probe("liveness").returncode == 1
+        assert running.run("probe.sh", "liveness").returncode == 0, "a restart would not mend a password"
+        running.kill()
+        assert running.run("probe.sh", "liveness").returncode == 1
 
 
 def test_loading_is_alive_and_not_ready(tmp_path: Path) -> None:
     with run(tmp_path, tls=OFF) as running:
         pipe = running.client().pipeline(transaction=False)
-        for number in range(20_000):
+        for number in range(60_000):
             pipe.set(f"key:{number}", "x")
         pipe.execute()
-    # Each key then takes half a millisecond to load, and Redis answers LOADING meanwhile.
-    slow = "key-load-delay 500\nloading-process-events-interval-bytes 1024\n"
-    conf = tmp_path / "redis.conf"
+    # Each key then takes a moment to load, and Redis answers LOADING meanwhile.
+    slow = "key-load-delay 100\nloading-process-events-interval-bytes 1024\n"
+    conf = Path(running.place.conf) / "redis.conf"
     conf.write_text(slow + conf.read_text())
-    process = subprocess.Popen(
-        ["sh", tmp_path / "start.sh"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    (running.folder / "redis.log").unlink()
+    running.start("redis")
     try:
-        assert process.stdout is not None
-        next(line for line in process.stdout if "Reading RDB" in line or "Loading RDB" in line or "incr" in line)
-        loading = dataclasses.replace(running, process=process)
-        assert "LOADING" in loading.probe("readiness").stdout
-        assert loading.probe("liveness").returncode == 0
+        eventually(lambda: "Reading RDB" in running.log("redis") or "Loading RDB" in running.log("redis"))
+        ready = running.run("probe.sh", "readiness")
+        assert ready.returncode == 1
+        assert "loading" in ready.stdout
+        assert running.run("probe.sh", "liveness").returncode == 0
     finally:
-        process.kill()
-        process.communicate()
+        running.kill()
+
+
+def test_a_changed_password_is_taken_over_without_a_restart(tmp_path: Path) -> None:
+    with run(tmp_path, "first") as running:
+        server = running.server()
+        held = running.client(single_connection_client=True)
+        assert held.ping()
+        running.secret("redis/previous", "first")
+        running.secret("redis/password", "second")
+        eventually(lambda: accepts(running, "second"))
+        assert accepts(running, "first"), "two generations are valid"
+        (Path(running.place.secrets) / "redis" / "previous").unlink()
+        eventually(lambda: not accepts(running, "first"))
+        assert accepts(running, "second")
+        assert held.ping(), "who is connected stays connected"
+        assert running.server() == server
+
+
+def test_a_renewed_certificate_is_served_without_a_restart(tmp_path: Path) -> None:
+    with run(tmp_path) as running:
+        server, before = running.server(), served(running)
+        certify(Path(running.place.secrets) / "redis-tls")
+        eventually(lambda: served(running) != before)
+        assert running.server() == server
+
+
+def test_a_redis_that_dies_is_started_again_at_once(tmp_path: Path) -> None:
+    with run(tmp_path, tls=OFF) as running:
+        running.client().set("ctmd:sess:x", "1")
+        running.client().wait(0, 10)
+        # One that dies before it ever answered is the kubelet's to restart.
+        eventually(lambda: (Path(running.place.run) / "answered").exists())
+        server = running.server()
+        os.kill(server, signal.SIGKILL)
+        eventually(lambda: accepts(running, PASSWORD))
+        assert running.server() != server
+        assert "starting it again" in running.log("redis")
+
+
+def accepts(pod: Pod, password: str) -> bool:
+    try:
+        return bool(pod.client(password).ping())
+    except redis.RedisError:
+        return False
+
+
+def served(pod: Pod) -> str:
+    return ssl.get_server_certificate((pod.host, pod.place.port))
 
 
 def test_data_survives_a_kill_when_append_only(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ ask() {
   esac
   for key in "$KEYS" "$KEYS_PREVIOUS" "$RUN/applied"; do
     [ -s "$key" ] || continue
-    read -r password <"$key" || :
+    IFS= read -r password <"$key" || :
     # shellcheck disable=SC2086 # words on purpose
     answer=$(printf '%s\n' "$2" | REDISCLI_AUTH=$password timeout "${LIMIT:-1}" \
       redis-cli --no-auth-warning --user "$AGENT" $1 2>&1) || return 1

@@ -1,7 +1,7 @@
 #!/bin/sh
 # probe.sh liveness|readiness, in container `redis`.
 # Alive is any answer of Redis's own (LOADING, a refused password, too many clients): a restart would only make it load again.
-# Ready is PONG, from a master or from a replica in sync: the next pod of an upgrade or a drain waits for that.
+# Ready is a master, or a replica in sync: the next pod of an upgrade or a drain waits for that.
 set -u
 : "${CONF:=/etc/redis}"
 . "$CONF/topology.sh"
@@ -18,20 +18,14 @@ if [ "$1" = liveness ]; then
   exit
 fi
 LIMIT=4
-answer=$(here 'PING
-INFO replication') || {
+answer=$(here 'INFO replication persistence') || {
   echo 'Redis does not answer'
   exit 1
 }
 case $answer in
-  PONG*role:master*) ;;
-  PONG*master_link_status:up*) ;;
-  PONG*)
-    echo 'a replica that is not in sync with its master'
-    exit 1
-    ;;
-  *)
-    echo "$answer" | head -n 1
-    exit 1
-    ;;
+  *loading:1*) echo 'Redis is loading its data' ;;
+  *role:master* | *master_link_status:up*) exit 0 ;;
+  *role:slave*) echo 'a replica that is not in sync with its master' ;;
+  *) echo "$answer" | head -n 1 ;;
 esac
+exit 1

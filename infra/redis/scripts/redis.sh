@@ -129,9 +129,17 @@ while :; do
     before=$(predecessor_of_standalone)
     render "${before:-no one}${before:+ $PORT}"
   fi
-  begun=$(date +%s)
-  redis-server "$CONF/redis.conf" &
+  rm -f "$RUN/answered"
+  # From stdin: Sentinel's CONFIG REWRITE finds no file to put what it learned into.
+  redis-server - <"$CONF/redis.conf" &
   server=$!
+  (
+    until here PING >/dev/null; do
+      sleep 0.2
+      kill -0 "$server" 2>/dev/null || exit
+    done
+    : >"$RUN/answered"
+  ) &
   [ -z "${before:-}" ] || take_over "$before" &
   code=0
   # A signal of ours ends `wait`, not the server.
@@ -141,6 +149,6 @@ while :; do
   done
   [ -z "$stopping" ] || exit 0
   # One that cannot even start is the kubelet's to show.
-  [ $(($(date +%s) - begun)) -ge 10 ] || exit "$code"
+  [ -e "$RUN/answered" ] || exit "$code"
   log "redis-server ended with code $code: starting it again"
 done
