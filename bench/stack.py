@@ -116,7 +116,7 @@ class Stack:
             # Memory for every session of a long run: none of them ends before it.
             "redis": {"mode": self.mode, "appendonly": True, "memory": "512Mi", "cpu": "50m"},
             "tls": {"enabled": True},
-            "sessions": {"secure": False, "waitReplicas": self.wait_replicas if self.mode == "sentinel" else 0},
+            "sessions": {"secureCookie": False, "waitReplicas": self.wait_replicas if self.mode == "sentinel" else 0},
             "api": {"replicas": 3, "authEnv": "development", "cpu": "50m"},
         }
         settings["redis"]["storage"] = {"size": "1Gi", "retain": False}

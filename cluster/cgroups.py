@@ -57,7 +57,7 @@ def make(name: str) -> None:
 
 
 def _weigh(directory: Path) -> None:
-    """Let the nodes have what they would have as machines: else all of them count as much as one process beside them."""
+    """Give the nodes the share of machines: else all of them together count as much as one process beside them."""
     for file, weight in (("cpu.shares", "32768"), ("cpu.weight", "1000")):
         with contextlib.suppress(OSError):
             if (directory / file).exists():

@@ -112,7 +112,7 @@ class Sessions(_Model):
     prefix: Prefix = "ctmd:sess:"
     ttl_seconds: int = Field(default=12 * 60 * 60, ge=60, le=90 * 24 * 60 * 60)
     same_site: Literal["lax", "strict"] = "lax"
-    secure: bool | None = None
+    secure_cookie: bool | None = None
     """The cookie's Secure flag; null: on when `api.nodeEnv` is production."""
     cookie_name: str = Field(default="connect.sid", pattern=r"^[A-Za-z0-9._-]+$")
     wait_replicas: int = Field(default=0, ge=0, le=6)
@@ -302,7 +302,7 @@ class Settings(_Model):
     @property
     def cookie_secure(self) -> bool:
         """Whether the session cookie is for HTTPS only."""
-        return self.api.node_env == "production" if self.sessions.secure is None else self.sessions.secure
+        return self.api.node_env == "production" if self.sessions.secure_cookie is None else self.sessions.secure_cookie
 
 
 def _problem(error: Mapping[str, Any]) -> str:

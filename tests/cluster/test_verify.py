@@ -9,7 +9,13 @@ import pytest
 from project import Project, ProjectMaker
 
 SETTINGS = {
-    "sessions": {"secure": True, "sameSite": "strict", "ttlSeconds": 120, "prefix": "app:s:", "cookieName": "sid"},
+    "sessions": {
+        "secureCookie": True,
+        "sameSite": "strict",
+        "ttlSeconds": 120,
+        "prefix": "app:s:",
+        "cookieName": "sid",
+    },
     "api": {"trustProxy": "1", "memory": "200Mi"},
     "redis": {"database": 3},
 }

@@ -172,7 +172,7 @@ COOKIE = "connect.sid=s%3Aabcdefghijkl.sig; Path=/; Expires=Tue, 24 Nov 2026 20:
 
 
 def test_login_reads_the_session_id_and_hides_it() -> None:
-    live = FakeLive(0, None, sessions={"secure": False})
+    live = FakeLive(0, None, sessions={"secureCookie": False})
     live.answers = {"POST /auth": reply(200, COOKIE), "GET /auth_status": reply(200)}
     assert "POST /auth 200 through api-1" in sessions.login(live)
     assert live.session is not None
@@ -219,7 +219,7 @@ def test_session_in_redis_with_its_ttl(start: Start) -> None:
     ],
 )
 def test_cookie_flags(cookie: str, message: str) -> None:
-    live = FakeLive(0, None, sessions={"secure": False})
+    live = FakeLive(0, None, sessions={"secureCookie": False})
     live.answers = {"POST /auth": reply(200, cookie)}
     session(live)
     assert message in model.judge(Check("c", "c", "c", sessions.cookie), live, False).evidence

@@ -19,7 +19,7 @@ def repo(tmp_path: Path) -> Path:
     project = "name: session-store\nmain: infra/\nruntime: {name: python}\nconfig:\n"
     project += "  session-store:tls: {type: object, default: {enabled: false}}\n"
     (tmp_path / "Pulumi.yaml").write_text(project)
-    (tmp_path / "Pulumi.dev.yaml").write_text("config:\n  session-store:sessions: {secure: false}\n")
+    (tmp_path / "Pulumi.dev.yaml").write_text("config:\n  session-store:sessions: {secureCookie: false}\n")
     (tmp_path / "Pulumi.staging.yaml").write_text("# keep me\nconfig:\n  session-store:redis: {image: own}")
     return tmp_path
 
@@ -86,11 +86,11 @@ def test_committed_salt_wins_over_an_old_mirror(repo: Path) -> None:
 def test_settings_are_read_with_project_defaults_and_without_decrypting(repo: Path) -> None:
     where = workspace.find("dev", repo)
     where.source.write_text(
-        "config:\n  session-store:sessions: {secure: false}\n"
+        "config:\n  session-store:sessions: {secureCookie: false}\n"
         "  session-store:api: {env: {TOKEN: {secure: AAAB}}, nodeEnv: development}\n"
     )
     settings = workspace.settings_of(where, workspace.configuration(where, IMAGES))
-    assert settings.sessions.secure is False
+    assert settings.sessions.secure_cookie is False
     assert settings.tls.enabled is False
     assert settings.api.env == {"TOKEN": "[secret]"}
 

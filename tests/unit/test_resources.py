@@ -128,7 +128,8 @@ def test_without_tls_no_certificate_is_mounted(stacks: dict[str, Declared]) -> N
     declared = stacks["plain"]
     assert declared.env()["REDIS_TLS"] == "false"
     assert "REDIS_TLS_CA" not in declared.env()
-    assert "redis-tls" not in json.dumps([o for (kind, _), o in declared.objects.items() if kind != "NetworkPolicy"])
+    mounted = [o for (kind, _), o in declared.objects.items() if kind in ("StatefulSet", "Deployment")]
+    assert "redis-tls" not in json.dumps(mounted)
 
 
 def test_external_redis_is_only_wired(stacks: dict[str, Declared]) -> None:

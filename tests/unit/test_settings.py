@@ -98,5 +98,5 @@ def test_defaults_are_the_plans() -> None:
 
 
 def test_settings_survive_the_trip_through_a_stack_output() -> None:
-    settings = parse(config(redis={"memory": "1Gi"}, sessions={"secure": False}))
+    settings = parse(config(redis={"memory": "1Gi"}, sessions={"secureCookie": False}))
     assert parse(settings.model_dump(mode="json", by_alias=True)) == settings

@@ -7,7 +7,11 @@ set -u
 . "$CONF/topology.sh"
 . "$CONF/lib.sh"
 LIMIT=2 # a plan, not an emergency
-say() { log "$*" 2>/proc/1/fd/2; }
+# Into the container's log, too: what a hook prints goes nowhere.
+say() {
+  log "$*"
+  { log "$*" 2>/proc/1/fd/2; } 2>/dev/null || :
+}
 
 [ "$(here ROLE | head -n 1)" = master ] || exit 0
 view=$(survey)
@@ -17,7 +21,7 @@ if [ -z "$heir" ]; then
   say 'no replica is in sync: stopping without a handover'
   exit 0
 fi
-win_vote "$view" 2>/proc/1/fd/2 || exit 0
+win_vote "$view" || exit 0
 here 'CLIENT PAUSE 3000 WRITE' >/dev/null
 if ! caught_up "$heir" || ! ask "$(address "$heir")" "$PORT" 'REPLICAOF NO ONE' | grep -q '^OK'; then
   here 'CLIENT UNPAUSE' >/dev/null
