@@ -171,7 +171,8 @@ def topology(settings: Settings, place: Place = POD) -> str:
 def haproxy_cfg(settings: Settings) -> str:
     """haproxy.cfg: one backend for each Redis, another that counts the Sentinels naming it; proxy.sh fills in @AUTH@.
 
-    A check logs in, asks and quits in one go: Redis closes, and the verdict is there without waiting for a timeout.
+    A check logs in, asks and quits in one go. With `min-recv` an answer without the wanted text is a verdict, too:
+    without it a check of every replica would wait for its timeout, and see a promotion only after that.
     """
     redis, tail, group = settings.redis, domain(settings), settings.redis.service
     majority = redis.replicas // 2 + 1
@@ -238,13 +239,13 @@ frontend health
 backend redis-{i}
     option tcp-check
     tcp-check send "@AUTH@INFO replication\\r\\nQUIT\\r\\n"
-    tcp-check expect string role:master
+    tcp-check expect min-recv 100 string role:master
     server redis-{i} {pod}.{tail}:{PORT} inter 300ms fastinter 150ms fall 2
 
 backend names-{i}
     option tcp-check
     tcp-check send "@AUTH@SENTINEL get-master-addr-by-name {group}\\r\\nQUIT\\r\\n"
-    tcp-check expect string {pod}.{tail}
+    tcp-check expect min-recv {len(pod) + len(tail) + 10} string {pod}.{tail}
 """
         for j, other in enumerate(pods):
             text += f"    server sentinel-{j} {other}.{tail}:{SENTINEL_PORT} inter 500ms fastinter 200ms fall 2\n"
