@@ -205,19 +205,7 @@ defaults
     timeout check 1s
     option clitcpka
     option srvtcpka
-    default-server check rise 1 on-marked-down shutdown-sessions init-addr none resolvers cluster{ssl}
-
-resolvers cluster
-    parse-resolv-conf
-    resolve_retries 3
-    timeout resolve 1s
-    timeout retry 300ms
-    hold valid 1s
-    hold nx 2s
-    hold obsolete 2s
-    hold other 30s
-    hold refused 30s
-    hold timeout 30s
+    default-server check rise 1 on-marked-down shutdown-sessions{ssl}
 
 frontend redis
     bind :{PORT}

@@ -73,7 +73,7 @@ sentinel_row() {
     END { if ("ip" in value) print "sentinel", i, value["ip"], value["config-epoch"] }'
 }
 
-# survey [INDEX]: a view of every pod; INDEX is known not to answer and not asked again.
+# survey [INDEX]: a view of every pod but INDEX.
 survey() {
   (
     for i in $(indexes); do
@@ -157,8 +157,11 @@ CLIENT KILL TYPE normal SKIPME yes" >/dev/null &
 promote() {
   win_vote "$2" || return 1
   ask "$(address "$1")" "$PORT" 'REPLICAOF NO ONE' | grep -q '^OK' || return 1
-  announce "$1"
-  follow "$1" "$2"
+  (
+    announce "$1" & # waits for the dead ones, too
+    follow "$1" "$2"
+    wait
+  )
   log "$(address "$1") is the master now (epoch $epoch)"
 }
 

@@ -11,6 +11,7 @@ umask 077
 . "$CONF/lib.sh"
 
 FILE=$RUN/sentinel.conf
+PATIENCE=3 # pings in a row that a master may leave unanswered, each a third of a second
 
 render() {
   view=$(survey)
@@ -118,17 +119,17 @@ healthy() {
   if [ "$1" != "$pongs" ] && [ "$2" = 1 ]; then missed=0; elif [ "$2" = 1 ]; then missed=$((missed + 1)); else missed=9; fi
   pongs=$1
   [ "$pongs" -lt 3000 ] || pinged=
-  [ "$link" = up ] && [ "$missed" -lt 4 ] && [ "$named" = "$follows" ]
+  [ "$link" = up ] && [ "$missed" -lt "$PATIENCE" ] && [ "$named" = "$follows" ]
 }
 
 # heal: look at everybody and do what is mine to do. A pod does its own part at once; what concerns all is the acting pod's.
 heal() {
-  if [ "$missed" -ge 4 ] && ! LIMIT=0.5 ask "$follows" "$PORT" PING | grep -q PONG; then
-    view=$(survey "$(index_of "$follows")")
+  if [ "$missed" -ge "$PATIENCE" ]; then
+    view=$(LIMIT=0.5 survey)
+    pinged= # and is asked anew, over a new connection
   else
     view=$(survey)
   fi
-  [ "$missed" -lt 4 ] || pinged= # and is asked anew, over a new connection
   master=$(agreed "$view")
   role=$(row "$view" "$SELF" 3)
   follows=$(row "$view" "$SELF" 5)
