@@ -176,15 +176,18 @@ class Stack:
             return None
 
     def master(self) -> Any:
-        """The pod that is master; of two that think so, the one with more replicas."""
-        found = []
-        for pod in self.redis_pods():
-            info = self.info(pod.metadata.name)
-            if info and info["role"] == "master":
-                found.append((info["connected_slaves"], pod))
-        if not found:
-            raise BenchError(f"no Redis pod of namespace {self.namespace} says that it is master")
-        return max(found, key=lambda pair: pair[0])[1]
+        """The pod that is master, once no other thinks so too."""
+        found: list[Any] = []
+
+        def one() -> bool:
+            infos = {pod.metadata.name: (pod, self.info(pod.metadata.name)) for pod in self.redis_pods()}
+            found[:] = [pod for pod, info in infos.values() if info and info["role"] == "master"]
+            return len(found) == 1
+
+        if not kube.wait_for(one, 60):
+            names = ", ".join(pod.metadata.name for pod in found) or "none"
+            raise BenchError(f"namespace {self.namespace} should have one master; these say that they are: {names}")
+        return found[0]
 
     def unready(self) -> str | None:
         """What is not Ready yet, of nodes, controllers and pods; None: all is."""

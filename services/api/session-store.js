@@ -24,9 +24,10 @@ const { createClient, ConnectionTimeoutError, ErrorReply } = require('redis')
 
 const RETRY_AFTER_SECONDS = 2
 const BACKOFF_FIRST_MS = 50
-const BACKOFF_CAP_MS = 400
+const BACKOFF_CAP_MS = 300
 // A proxy or node that has died swallows packets: nothing but silence tells. So whatever is late is not waited for alone.
 const HEDGE_MS = 250 // a connection that is not ready by then gets company
+const HEDGE_CAP_MS = 500
 const PARALLEL_ATTEMPTS = 3
 const SUSPECT_MS = 400 // a command without a reply by then: another connection is made ready beside this one
 const LOOKUP_MS = 200 // a DNS answer that is later than this is replaced by the last good one
@@ -391,9 +392,9 @@ function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose,
       // The oldest makes room: half of the Service may be dead. Each further one is given more time, for it may be slow only.
       const [oldest] = attempts
       attemptFailed(oldest, new ConnectionTimeoutError())
-      dropped = Math.min(dropped + 1, 10)
+      dropped++
     }
-    attemptSoon(Math.min(HEDGE_MS * 2 ** dropped, settings.connectTimeoutMs))
+    attemptSoon(Math.min(HEDGE_MS * 2 ** dropped, HEDGE_CAP_MS))
     let client
     let refused = null
     try {

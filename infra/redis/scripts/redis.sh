@@ -93,7 +93,7 @@ CONFIG SET masterauth $(client_key)"
 
 watch() {
   seen=$(stamp)
-  while sleep 1; do
+  while sleep 2; do
     now=$(stamp)
     if [ "$now" != "$seen" ]; then
       # The internal password before stays known for a while: every kubelet refreshes its Secrets within that time.

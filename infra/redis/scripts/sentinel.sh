@@ -11,7 +11,7 @@ umask 077
 . "$CONF/lib.sh"
 
 FILE=$RUN/sentinel.conf
-PATIENCE=3 # pings in a row that a master may leave unanswered, each a third of a second
+PATIENCE=4 # pings in a row that a master may leave unanswered
 
 render() {
   view=$(survey)
@@ -82,29 +82,42 @@ beat() {
   here "EVAL \"local n = math.max(tonumber(ARGV[1]), tonumber(redis.call('get', KEYS[1]) or '0') + 1) redis.call('set', KEYS[1], string.format('%.0f', n))\" 1 session-store:beat $(date +%s%3N)" >/dev/null
 }
 
-# ping_master HOST: ask it three times a second over one connection, as long as this pod follows it.
+# ping_master HOST: ask it four times a second over one connection, as long as this pod follows it.
 pinged=
 ping_master() {
   [ -z "${pinger:-}" ] || kill "$pinger" 2>/dev/null
-  : >"$RUN/pings"
-  pinged=$1 pongs=0 missed=0
+  pinged=$1 missed=0
   {
     printf 'AUTH agent %s\n' "$(client_key)"
-    while echo PING; do sleep 0.3; done
-  } | redis-cli -h "$1" -p "$PORT" ${TLS:+--tls --cacert "$SECRETS/redis-tls/ca.crt"} >>"$RUN/pings" 2>&1 &
+    while echo PING; do sleep 0.25; done
+  } | redis-cli -h "$1" -p "$PORT" ${TLS:+--tls --cacert "$SECRETS/redis-tls/ca.crt"} >"$RUN/pings" 2>"$RUN/pings.err" &
   pinger=$!
+}
+
+# answered: whether the master has answered since the last look; no fork, for it is asked with every tick.
+answered() {
+  if [ -s "$RUN/pings.err" ]; then
+    missed=$PATIENCE
+  elif [ "$RUN/pings" -nt "$RUN/looked" ]; then
+    missed=0
+  else
+    missed=$((missed + 1))
+  fi
+  : >"$RUN/looked"
+  [ $((tick % 4000)) -ne 0 ] || pinged= # a new file of answers now and then
+  [ "$missed" -lt "$PATIENCE" ]
 }
 
 # healthy: whether this pod's Redis is what the Sentinels say, as cheaply as can be seen from here.
 healthy() {
-  if [ $((tick % 3)) -eq 0 ] || [ "$trouble" -gt 0 ]; then
+  if [ $((tick % 4)) -eq 0 ] || [ "$trouble" -gt 0 ]; then
     # shellcheck disable=SC2046 # words on purpose
     set -- $(redis_row "$SELF" "$SOCKET")
     role=${3:-} link=${4:-} follows=${5:-}
     [ "$role" != master ] || beat
   fi
   [ -n "$role" ] || return 1
-  if [ $((tick % 9)) -eq 0 ] || [ "$trouble" -gt 0 ]; then
+  if [ $((tick % 12)) -eq 0 ] || [ "$trouble" -gt 0 ]; then
     named=$(sentinel_row "$SELF" | cut -d' ' -f3)
   fi
   if [ "$role" = master ]; then
@@ -114,18 +127,13 @@ healthy() {
     return
   fi
   [ "$pinged" = "$follows" ] || ping_master "$follows"
-  # shellcheck disable=SC2046 # words on purpose
-  set -- $(awk '/PONG/ { n++ } { last = $0 } END { print n + 0, last == "PONG" || last == "OK" || NR == 0 }' "$RUN/pings")
-  if [ "$1" != "$pongs" ] && [ "$2" = 1 ]; then missed=0; elif [ "$2" = 1 ]; then missed=$((missed + 1)); else missed=9; fi
-  pongs=$1
-  [ "$pongs" -lt 3000 ] || pinged=
-  [ "$link" = up ] && [ "$missed" -lt "$PATIENCE" ] && [ "$named" = "$follows" ]
+  answered && [ "$link" = up ] && [ "$named" = "$follows" ]
 }
 
 # heal: look at everybody and do what is mine to do. A pod does its own part at once; what concerns all is the acting pod's.
 heal() {
   if [ "$missed" -ge "$PATIENCE" ]; then
-    view=$(LIMIT=0.5 survey)
+    view=$(LIMIT=0.4 survey)
     pinged= # and is asked anew, over a new connection
   else
     view=$(survey)
@@ -211,11 +219,11 @@ old() (
 
 # Sentinel goes last: the handover (handover.sh) needs its vote.
 trap 'stopping=1' TERM INT
-stopping= tick=0 trouble=0 missed=0 pongs=0 role= link= follows= named= seen=$(stamp) tls_seen=$(tls_stamp)
+stopping= tick=0 trouble=0 missed=0 role= link= follows= named= seen=$(stamp) tls_seen=$(tls_stamp)
 start_sentinel
 while [ -z "$stopping" ]; do
   # Trouble that lasts is looked at once a second: looking costs something, and the machine may be what is in trouble.
-  if [ "$trouble" -lt 3 ]; then pause=0.3; else pause=1; fi
+  if [ "$trouble" -lt 3 ]; then pause=0.25; else pause=1; fi
   sleep "$pause" &
   wait $!
   tick=$((tick + 1))
@@ -223,7 +231,7 @@ while [ -z "$stopping" ]; do
     log 'redis-sentinel ended: starting it again'
     start_sentinel
   fi
-  if [ $((tick % 4)) -eq 0 ] && now=$(stamp) && [ "$now" != "$seen" ]; then apply && seen=$now; fi
+  if [ $((tick % 8)) -eq 0 ] && now=$(stamp) && [ "$now" != "$seen" ]; then apply && seen=$now; fi
   if healthy; then
     trouble=0
   else
