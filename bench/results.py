@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bench.stack import REPO, Stack
 
-FOLDER = REPO / "bench" / "results"
+FOLDER = Path(os.environ.get("SESSION_STORE_BENCH_RESULTS") or REPO / "bench" / "results")
 
 
 def about(stack: Stack, rate: float) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def about(stack: Stack, rate: float) -> dict[str, Any]:
 
 
 def write(name: str, content: Mapping[str, Any]) -> Path:
-    """Write `bench/results/NAME.json`; its path."""
+    """Write NAME.json into the folder of results; its path."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
     path.write_text(json.dumps(_rounded(content), indent=1) + "\n")

@@ -12,6 +12,7 @@ from typing import Any
 import kubernetes
 
 from infra.pods import PART_OF
+from infra.redis import conf
 from infra.settings import Settings
 from ops import tls
 from ops.kube import API_ERRORS, TIMEOUT, Cluster, get, why
@@ -35,7 +36,7 @@ def check(cluster: Cluster, settings: Settings, stack: str, now: datetime) -> tu
     found = list(images(settings))
     try:
         found += _server(cluster)
-        for part in (_namespace, _secrets, _deployment, _storage, _external):
+        for part in (_namespace, _secrets, _deployment, _storage, _running, _external):
             found += part(cluster, settings)
         found += _certificate(cluster, settings, stack, now)
     except API_ERRORS as error:
@@ -158,6 +159,29 @@ def _storage(cluster: Cluster, settings: Settings) -> Iterator[str]:
         yield f"StorageClass {wanted} (session-store:redis.storage.className) does not exist; {there}"
     if not wanted and not any((item.metadata.annotations or {}).get(DEFAULT_CLASS) == "true" for item in classes):
         yield f"the cluster has no default StorageClass: set session-store:redis.storage.className; {there}"
+
+
+def _running(cluster: Cluster, settings: Settings) -> Iterator[str]:
+    """Changes to a running Redis that its pods cannot make together."""
+    name = conf.stateful_set(settings)
+    found = get(cluster.apps.read_namespaced_stateful_set, name, settings.namespace)
+    config = get(cluster.core.read_namespaced_config_map, f"{name}-config", settings.namespace)
+    if settings.redis.mode == "external" or found is None or config is None:
+        return
+    other = "standalone" if settings.redis.mode == "sentinel" else "sentinel"
+    way = f"set redis.mode to {other} in the same `up`, which copies the sessions into new pods, then back"
+    if bool(found.spec.volume_claim_templates) != settings.redis.appendonly:
+        yield f"session-store:redis.appendonly cannot change on StatefulSet {name}, whose pods would lose all: {way}"
+    if settings.redis.mode == "sentinel":
+        had_tls = "tls-port" in (config.data or {}).get("redis.conf", "")
+        if had_tls != settings.tls.enabled:
+            backup = f"`python -m ops backup`, delete StatefulSet {name}, `up`, `python -m ops restore`"
+            yield f"session-store:tls.enabled cannot change on StatefulSet {name}: its pods could not talk: {backup}"
+        if found.spec.replicas != settings.redis.replicas:
+            yield (
+                f"session-store:redis.replicas cannot change from {found.spec.replicas} to {settings.redis.replicas} "
+                f"on a running StatefulSet {name}, since old and new pods would count majorities differently: {way}"
+            )
 
 
 def _external(_cluster: Cluster, settings: Settings) -> Iterator[str]:

@@ -17,6 +17,8 @@ DATA_DIR = "/data"
 PORT = 6379
 SENTINEL_PORT = 26379
 PROXY_HEALTH_PORT = 8404
+MOST = 7
+"""The most Redis pods that sentinel mode may have (`settings.Redis.replicas`)."""
 REDIS_SCRIPTS = ("lib.sh", "redis.sh", "aof.sh", "probe.sh")
 SENTINEL_SCRIPTS = ("sentinel.sh", "handover.sh")
 PROXY_SCRIPTS = ("proxy.sh", "fence.lua")
@@ -145,7 +147,7 @@ def topology(settings: Settings, place: Place = POD) -> str:
     sentinel, tail, standalone = redis.mode == "sentinel", domain(settings), redis.service
     keys = f"{place.secrets}/internal/internal" if sentinel else f"{place.secrets}/redis/password"
     previous = f"{place.secrets}/internal/internal-previous" if sentinel else f"{place.secrets}/redis/previous"
-    before = [f"{standalone}-0.{tail}"] if sentinel else [f"{standalone}-ha-{i}.{tail}" for i in range(redis.replicas)]
+    before = [f"{standalone}-0.{tail}"] if sentinel else [f"{standalone}-ha-{i}.{tail}" for i in range(MOST)]
     address = place.address or f'echo "{stateful_set(settings)}-$1.{tail}"'
     values: dict[str, object] = {
         "SERVICE": redis.service,

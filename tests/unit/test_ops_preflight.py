@@ -157,6 +157,29 @@ def test_deployment_that_the_wiring_cannot_be_patched_onto(api: Api) -> None:
     assert len(errors) == 2
 
 
+def test_changes_that_the_running_pods_cannot_make_together_are_refused(api: Api) -> None:
+    base, core = "/apis/apps/v1/namespaces/session-store/statefulsets", "/api/v1/namespaces/session-store/configmaps"
+    running = {
+        "replicas": 3,
+        "selector": {},
+        "serviceName": "redis-headless",
+        "template": {},
+        "volumeClaimTemplates": [{}],
+    }
+    api.objects[f"{base}/redis-ha"] = {"spec": running}
+    api.objects[f"{core}/redis-ha-config"] = {"data": {"redis.conf": "port 0\ntls-port 6379"}}
+    sentinel = {"mode": "sentinel", "proxyImage": f"haproxy@sha256:{'1' * 64}"}
+    assert check(redis=sentinel)[0] == []
+    (aof,) = check(redis={**sentinel, "appendonly": False})[0]
+    assert "redis.appendonly cannot change on StatefulSet redis-ha" in aof
+    assert "set redis.mode to standalone in the same `up`" in aof
+    (tls,) = check(redis=sentinel, tls={"enabled": False})[0]
+    assert "tls.enabled cannot change on StatefulSet redis-ha" in tls
+    (replicas,) = check(redis={**sentinel, "replicas": 5})[0]
+    assert "redis.replicas cannot change from 3 to 5" in replicas
+    assert check(redis={"appendonly": False})[0] == [], "another mode has pods of its own"
+
+
 def test_certificate_content_is_looked_at_unless_cert_manager_makes_it(api: Api) -> None:
     api.secret("redis-tls", {"tls.crt": b"x"})
     assert "TLS Secret redis-tls: lacks tls.key, ca.crt" in check()[0][0]

@@ -1,0 +1,63 @@
+"""Every fault and every routine change once, in sentinel mode under load: short runs of what `bench/` measures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from embedded import REPO, EmbeddedCluster
+
+Bench = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def bench(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A function that runs one round of `python -m bench ARGS` and gives the rows of its result, by kind."""
+    folder = tmp_path_factory.mktemp("results")
+
+    def run(*args: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "bench", *args, "--rounds", "1", "--rate", "50", "--cluster", cluster.name]
+        environment = {**os.environ, "SESSION_STORE_BENCH_RESULTS": str(folder), "COLUMNS": "200"}
+        done = subprocess.run(
+            command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (path,) = (line for line in done.stdout.splitlines() if line.endswith(".json"))
+        rows = json.loads(Path(path).read_text())["rows"]
+        return {row.get("kind", "split"): row for row in rows}
+
+    return run
+
+
+@pytest.mark.timeout(1200)
+def test_the_master_dies_in_every_way_and_nobody_is_logged_out(bench: Bench) -> None:
+    rows = bench("failover")
+    assert set(rows) == {"kill", "delete", "partition", "node"}
+    for kind, row in rows.items():
+        assert row["came_back"], kind
+        assert row["sessions_asked"] > 0
+        assert (row["sessions_lost"], row["sessions_unanswered"]) == (0, 0), kind
+    assert rows["kill"]["failed"] == rows["delete"]["failed"] == 0, "requests are held, not refused"
+
+
+@pytest.mark.timeout(900)
+def test_a_cut_off_master_acknowledges_nothing_that_is_lost(bench: Bench) -> None:
+    row = bench("failover", "--split-brain")["split"]
+    assert row["inside_acknowledged"] > 0
+    assert row["inside_refused"] + row["inside_unacknowledged"] > 0, "clients wrote to it after the cut"
+    assert (row["inside_lost"], row["outside_lost"]) == (0, 0)
+
+
+@pytest.mark.timeout(1800)
+def test_routine_changes_fail_no_request_and_log_nobody_out(bench: Bench) -> None:
+    rows = bench("changes", "--requests", "300")
+    assert set(rows) == {"password", "session-secret", "certificates", "redis-upgrade", "api-rollout", "drain"}
+    for kind, row in rows.items():
+        assert row["requests"] >= 300
+        assert (row["failed"], row["sessions_lost"]) == (0, 0), f"{kind}: {row['errors']}"
