@@ -10,7 +10,20 @@ from infra import VERSION
 from infra.settings import Settings
 
 OWN: dict[str, set[str]] = {
-    "redis": {"image", "host", "port", "service", "memory", "cpu", "storage", "run_as_user"},
+    "redis": {
+        "image",
+        "proxy_image",
+        "replicas",
+        "proxy_replicas",
+        "host",
+        "port",
+        "service",
+        "memory",
+        "cpu",
+        "storage",
+        "run_as_user",
+    },
+    "backup": {"schedule", "claim_size", "keep"},
     "api": {
         "image",
         "replicas",
@@ -38,8 +51,9 @@ def settings_hash(settings: Settings) -> str:
 
 
 def release(settings: Settings) -> dict[str, Any]:
-    """{images: {redis, api}, settings: hash, program: version}; images only where this stack runs pods of its own."""
-    images = {"redis": settings.redis.image, "api": settings.api.image}
+    """{images: {redis, proxy, api}, settings: hash, program: version}; images only where pods of the stack run them."""
+    proxy = settings.redis.proxy_image if settings.redis.mode == "sentinel" else None
+    images = {"redis": settings.redis.image, "proxy": proxy, "api": settings.api.image}
     return {
         "images": {name: image for name, image in images.items() if image},
         "settings": settings_hash(settings),

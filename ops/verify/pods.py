@@ -58,8 +58,6 @@ def redis_ready(live: Live) -> str:
 def images(live: Live) -> str:
     """What runs is what the release names, by digest."""
     wanted, seen = dict(live.outputs["release"]["images"]), []
-    if live.sentinel:
-        wanted["proxy"] = live.settings.redis.proxy_image
     if not wanted:
         raise Skipped("no pod of this stack is ours")
     places = {
