@@ -78,13 +78,13 @@ SENTINEL CONFIG SET sentinel-pass $(client_key)") || return 1
 
 tls_stamp() { cat "$SECRETS"/redis-tls/* 2>/dev/null | cksum; }
 
-# spins: whether Sentinel has been at more than two thirds of a processor since the last look, ten seconds ago. Seen with 7.0.15:
-# a connection that was made while the peer's node came back reports an error that Sentinel never takes.
+# spins: whether Sentinel has been at it for most of the two seconds since the last look. Seen with 7.0.15: a connection that was
+# made while the peer's pod came back reports an error that Sentinel never takes, and it asks for it without end.
 spins() {
   used=$(awk '{ print $14 + $15 }' "/proc/$sentinel/stat" 2>/dev/null) || return 1
   before=${used_before:-$used}
   used_before=$used
-  [ $((used - before)) -gt 660 ]
+  [ $((used - before)) -gt 130 ]
 }
 
 beat() {
@@ -142,7 +142,7 @@ healthy() {
 # heal: look at everybody and do what is mine to do. A pod does its own part at once; what concerns all is the acting pod's.
 heal() {
   if [ "$missed" -ge "$PATIENCE" ]; then
-    view=$(LIMIT=0.4 survey)
+    view=$(LIMIT=0.5 survey)
     pinged= # and is asked anew, over a new connection
   else
     view=$(survey)
@@ -167,11 +167,11 @@ CLIENT KILL TYPE normal SKIPME yes" >/dev/null
 
 renew() { acting "$2" && win_vote "$2" && announce "$1"; }
 
-# acting VIEW: whether it is this pod's turn: the lowest at once, then each in a second of its own, so that they do not all ask
-# for votes at the same time.
+# acting VIEW: whether it is this pod's turn: the lowest at once, then one after the other, so that they do not all ask for votes
+# at the same time.
 acting() {
   rank=$(echo "$1" | awk -v me="$SELF" '$1 == "redis" && $2 < me' | wc -l)
-  [ $((trouble % (REPLICAS * 3) / 3)) -eq "$rank" ]
+  [ $((trouble / 2 % $(count "$1" redis))) -eq "$rank" ]
 }
 
 # act VIEW AGREED: there is no master. Choose one, if enough of us are there to know who has the most data.
@@ -183,7 +183,7 @@ act() {
   if [ -n "$2" ] && [ -z "$(row "$1" "$2" 3)" ]; then
     # The agreed master does not answer. Its replicas must miss it too: else it is only this pod that cannot reach it.
     echo "$1" | awk '$1 == "redis" && $4 == "up" && $10 < 1 { alive = 1 } END { exit alive }' || return 0
-  elif [ "$trouble" -lt 3 ] || { [ "$(count "$1" redis)" -lt "$REPLICAS" ] && [ "$trouble" -lt 6 ]; }; then
+  elif [ "$trouble" -lt 3 ] || { [ "$(count "$1" redis)" -lt "$REPLICAS" ] && [ "$trouble" -lt 8 ]; }; then
     return 0 # a handover on its way, or everybody is just starting: wait a moment for the rest
   fi
   acting "$1" || return 0
@@ -232,14 +232,14 @@ stopping= tick=0 trouble=0 missed=0 role= link= follows= named= seen=$(stamp) tl
 start_sentinel
 while [ -z "$stopping" ]; do
   # Trouble that lasts is looked at once a second: looking costs something, and the machine may be what is in trouble.
-  if [ "$trouble" -lt 3 ]; then pause=0.25; else pause=1; fi
+  if [ "$trouble" -lt 6 ]; then pause=0.25; else pause=1; fi
   sleep "$pause" &
   wait $!
   tick=$((tick + 1))
   if ! kill -0 "$sentinel" 2>/dev/null; then
     log 'redis-sentinel ended: starting it again'
     start_sentinel
-  elif [ $((tick % 40)) -eq 0 ] && spins; then
+  elif [ $((tick % 8)) -eq 0 ] && spins; then
     log 'redis-sentinel spins on a dead connection: starting it again'
     stop_sentinel
     start_sentinel
