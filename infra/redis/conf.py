@@ -207,7 +207,20 @@ defaults
     timeout check 1s
     option clitcpka
     option srvtcpka
-    default-server check rise 1 on-marked-down shutdown-sessions{ssl}
+    default-server check rise 1 on-marked-down shutdown-sessions init-addr none resolvers cluster{ssl}
+
+# Pods by their own addresses: a Service lets go of a pod that is deleted a second before it really stops.
+resolvers cluster
+    parse-resolv-conf
+    resolve_retries 3
+    timeout resolve 1s
+    timeout retry 300ms
+    hold valid 1s
+    hold nx 2s
+    hold obsolete 2s
+    hold other 30s
+    hold refused 30s
+    hold timeout 30s
 
 frontend redis
     bind :{PORT}

@@ -14,7 +14,6 @@ from infra.redis.store import SessionStore, SessionStoreArgs
 
 MODE = "session-store/mode"
 """Label of Redis's pods: the mode they belong to."""
-MEMBER_PORTS = [{"name": "redis", "port": conf.PORT}, {"name": "sentinel", "port": conf.SENTINEL_PORT}]
 BACKUPS = "redis-backups"
 """ConfigMap in which `ops backup` notes the newest backup."""
 
@@ -31,7 +30,6 @@ class Members(SessionStore):
         self._set = conf.stateful_set(settings)
         self._labels = pods.labels(self._app, "redis")
         self._match = {**pods.selector(self._app), MODE: settings.redis.mode}
-        self._host_aliases = self._addresses() if self._sentinel else None
 
     def _opts(self, **options: Any) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=self, **options)
@@ -55,6 +53,7 @@ class Members(SessionStore):
 
     def _headless(self) -> k8s.core.v1.Service:
         """Names for the pods of both modes, so that one mode can copy from the other."""
+        ports = [{"name": "redis", "port": conf.PORT}, {"name": "sentinel", "port": conf.SENTINEL_PORT}]
         return k8s.core.v1.Service(
             f"{self._app}-headless",
             # The pods are not there yet when it is made: waiting for endpoints would be for ever.
@@ -63,34 +62,10 @@ class Members(SessionStore):
                 "selector": pods.selector(self._app),
                 "cluster_ip": "None",
                 "publish_not_ready_addresses": True,
-                "ports": MEMBER_PORTS,
+                "ports": ports,
             },
             opts=self._opts(),
         )
-
-    def _addresses(self) -> list[dict[str, Any]]:
-        """hostAliases: the name of every pod, at an address that stays when the pod does not.
-
-        A name server that dies with a node takes half of all lookups with it for as long as the node counts as ready,
-        just when the pods have to find each other. So each pod has a Service of its own, and its name is in /etc/hosts.
-        """
-        found = []
-        for replica in range(self._replicas):
-            pod = f"{self._set}-{replica}"
-            service = k8s.core.v1.Service(
-                pod,
-                # As with the headless one, the pod is yet to come.
-                metadata=self._meta(pod, **{"pulumi.com/skipAwait": "true"}),
-                spec={
-                    "selector": {"statefulset.kubernetes.io/pod-name": pod},
-                    "publish_not_ready_addresses": True,
-                    "ports": MEMBER_PORTS,
-                },
-                opts=self._opts(),
-            )
-            address = service.spec.apply(lambda spec: spec.cluster_ip)
-            found.append({"ip": address, "hostnames": [f"{pod}.{conf.domain(self._settings)}"]})
-        return found
 
     def _stateful_set(self) -> k8s.apps.v1.StatefulSet:
         settings = self._settings
@@ -192,7 +167,8 @@ class Members(SessionStore):
                 "enable_service_links": False,
                 "termination_grace_period_seconds": 60,
                 "security_context": pods.pod_security(settings.redis.run_as_user),
-                "host_aliases": self._host_aliases,
+                # A name server that died with its node costs a lookup one second, not five.
+                "dns_config": {"options": [{"name": "timeout", "value": "1"}, {"name": "attempts", "value": "1"}]},
                 "topology_spread_constraints": pods.spread(self._match, "controller-revision-hash")
                 if self._sentinel
                 else None,

@@ -103,7 +103,6 @@ class Sentinel(Members):
             "enable_service_links": False,
             "termination_grace_period_seconds": 30,
             "security_context": pods.pod_security(settings.redis.run_as_user),
-            "host_aliases": self._host_aliases,
             "topology_spread_constraints": pods.spread(pods.selector(self._proxy)),
             "containers": [
                 {

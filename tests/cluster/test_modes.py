@@ -38,6 +38,7 @@ def test_promises_and_sessions_in_both_modes(make_project: ProjectMaker, tls: bo
     assert logged_in(stack, cookies) == len(cookies), "from standalone to sentinel"
     assert promises(stack) == {}
     assert logged_in(stack, cookies) == len(cookies), "verify deletes the master"
-    bring_up("standalone")
-    assert logged_in(stack, cookies) == len(cookies), "and back"
+    if tls == appendonly:  # two of the four go the way back, too
+        bring_up("standalone")
+        assert logged_in(stack, cookies) == len(cookies), "and back"
     stack.ops("down", "--yes")

@@ -11,12 +11,32 @@ log() { echo "session-store: $*" >&2; }
 
 hash_of() { printf '#%s' "$(sha256sum <"$1" | cut -c1-64)"; }
 
+# where HOST: its address as it was last seen (`look_up`), else the name itself. A name server that dies with a node takes half of
+# all lookups with it for as long as the node counts as ready, just when the pods have to find each other.
+where() {
+  if [ -s "$RUN/hosts" ]; then
+    while read -r name ip; do
+      [ "$name" != "$1" ] || set -- "$ip"
+    done <"$RUN/hosts"
+  fi
+  echo "$1"
+}
+
+# look_up: see where every pod is now; who cannot be found is where it was.
+look_up() {
+  for i in $(indexes); do
+    host=$(address "$i")
+    ip=$(getent ahostsv4 "$host" | awk 'NR == 1 { print $1 }')
+    echo "$host ${ip:-$(where "$host")}"
+  done >"$RUN/hosts.$$" && mv "$RUN/hosts.$$" "$RUN/hosts"
+}
+
 # ask HOST PORT COMMANDS: the answers to commands (one a line), nothing when there is none in time. HOST may be a socket's path.
 # A password is in no argument: commands go in by stdin, the password by the environment of a process that lives for moments.
 ask() {
   case $1 in
     /*) set -- "-s $1" "$3" ;;
-    *) set -- "-h $1 -p $2 ${TLS:+--tls --cacert $SECRETS/redis-tls/ca.crt}" "$3" ;;
+    *) set -- "-h $(where "$1") -p $2 ${TLS:+--tls --cacert $SECRETS/redis-tls/ca.crt}" "$3" ;;
   esac
   for key in "$KEYS" "$KEYS_PREVIOUS" "$RUN/applied"; do
     [ -s "$key" ] || continue

@@ -78,15 +78,6 @@ SENTINEL CONFIG SET sentinel-pass $(client_key)") || return 1
 
 tls_stamp() { cat "$SECRETS"/redis-tls/* 2>/dev/null | cksum; }
 
-# spins: whether Sentinel has been at it for most of the two seconds since the last look. Seen with 7.0.15: a connection that was
-# made while the peer's pod came back reports an error that Sentinel never takes, and it asks for it without end.
-spins() {
-  used=$(awk '{ print $14 + $15 }' "/proc/$sentinel/stat" 2>/dev/null) || return 1
-  before=${used_before:-$used}
-  used_before=$used
-  [ $((used - before)) -gt 130 ]
-}
-
 beat() {
   here "EVAL \"local n = math.max(tonumber(ARGV[1]), tonumber(redis.call('get', KEYS[1]) or '0') + 1) redis.call('set', KEYS[1], string.format('%.0f', n))\" 1 session-store:beat $(date +%s%3N)" >/dev/null
 }
@@ -99,7 +90,7 @@ ping_master() {
   {
     printf 'AUTH agent %s\n' "$(client_key)"
     while echo PING; do sleep 0.25; done
-  } | redis-cli -h "$1" -p "$PORT" ${TLS:+--tls --cacert "$SECRETS/redis-tls/ca.crt"} >"$RUN/pings" 2>"$RUN/pings.err" &
+  } | redis-cli -h "$(where "$1")" -p "$PORT" ${TLS:+--tls --cacert "$SECRETS/redis-tls/ca.crt"} >"$RUN/pings" 2>"$RUN/pings.err" &
   pinger=$!
 }
 
@@ -229,6 +220,7 @@ old() (
 # Sentinel goes last: the handover (handover.sh) needs its vote.
 trap 'stopping=1' TERM INT
 stopping= tick=0 trouble=0 missed=0 role= link= follows= named= seen=$(stamp) tls_seen=$(tls_stamp)
+look_up
 start_sentinel
 while [ -z "$stopping" ]; do
   # Trouble that lasts is looked at once a second: looking costs something, and the machine may be what is in trouble.
@@ -239,11 +231,8 @@ while [ -z "$stopping" ]; do
   if ! kill -0 "$sentinel" 2>/dev/null; then
     log 'redis-sentinel ended: starting it again'
     start_sentinel
-  elif [ $((tick % 8)) -eq 0 ] && spins; then
-    log 'redis-sentinel spins on a dead connection: starting it again'
-    stop_sentinel
-    start_sentinel
   fi
+  [ $((tick % 8)) -ne 0 ] || look_up &
   if [ $((tick % 8)) -eq 0 ] && now=$(stamp) && [ "$now" != "$seen" ]; then apply && seen=$now; fi
   if healthy; then
     trouble=0
