@@ -34,6 +34,7 @@ class Place:
         secrets: folders `redis`, `internal` and `redis-tls`, each a mounted Secret.
         data: the volume.
         bind: addresses to listen on.
+        hosts: the file of known addresses.
         address: how pod $1 of the StatefulSet is reached, as the body of a shell function; None: by its DNS name.
     """
 
@@ -45,6 +46,7 @@ class Place:
     sentinel_port: int = SENTINEL_PORT
     bind: str = "* -::*"
     address: str | None = None
+    hosts: str = "/etc/hosts"
 
 
 POD = Place()
@@ -161,6 +163,7 @@ def topology(settings: Settings, place: Place = POD) -> str:
         "RUN": place.run,
         "DATA": place.data,
         "SOCKET": f"{place.run}/redis.sock",
+        "HOSTS": place.hosts,
         "AGENT": "agent" if sentinel else "default",
         "KEYS": keys,
         "KEYS_PREVIOUS": previous,

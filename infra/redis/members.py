@@ -144,7 +144,21 @@ class Members(SessionStore):
                 "readiness_probe": self._probe("readiness", period_seconds=3, failure_threshold=2),
             }
         ]
+        starters: list[dict[str, Any]] = []
         if self._sentinel:
+            # /etc/hosts is a file that the agent keeps (`look_up` in lib.sh); it must be there to be mounted.
+            made = f"echo '127.0.0.1 localhost' >{conf.RUN_DIR}/hosts"
+            starters = [
+                {
+                    "name": "hosts",
+                    "image": settings.redis.image,
+                    "command": ["sh", "-c", made],
+                    "resources": pods.resources("10m", "64Mi"),
+                    "security_context": pods.container_security(),
+                    "volume_mounts": [mount for mount in mounts if mount["name"] == "run"],
+                }
+            ]
+            mounts.append({"name": "run", "mount_path": "/etc/hosts", "sub_path": "hosts"})
             containers[0]["lifecycle"] = {"pre_stop": {"exec_": {"command": ["sh", f"{conf.CONF_DIR}/handover.sh"]}}}
             containers.append(
                 {
@@ -172,6 +186,7 @@ class Members(SessionStore):
                 "topology_spread_constraints": pods.spread(self._match, "controller-revision-hash")
                 if self._sentinel
                 else None,
+                "init_containers": starters or None,
                 "containers": containers,
                 "volumes": volumes,
             },

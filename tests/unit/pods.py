@@ -78,6 +78,8 @@ class Pod:
         folders = {part: folder / part for part in ("conf", "run", "secrets", "data")}
         for path in folders.values():
             path.mkdir(parents=True, exist_ok=True)
+        (folders["run"] / "hosts").touch()
+        place["hosts"] = str(folders["run"] / "hosts")
         where = conf.Place(**{part: str(path) for part, path in folders.items()}, **place)
         pod = cls(folder, settings, where, host, name, password)
         for secret in ("redis", "internal", "redis-tls"):

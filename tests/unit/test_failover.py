@@ -7,6 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
 import redis
 from pods import Pod, eventually, settled, trio
 
@@ -134,3 +135,13 @@ def test_a_master_without_replicas_takes_no_writes(tmp_path: Path) -> None:
             return False
 
         eventually(refused)
+
+
+def test_a_sentinel_can_promote_but_turn_nobody_into_a_replica(tmp_path: Path) -> None:
+    with trio(tmp_path, redis={"appendonly": False}) as pods:
+        master = settled(pods)
+        assert master is not None
+        sentinel = master.client("internal-password", username="sentinel")
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            sentinel.execute_command("SLAVEOF", pods[0].host, pods[0].place.port)
+        assert sentinel.execute_command("SLAVEOF", "NO", "ONE")

@@ -11,24 +11,21 @@ log() { echo "session-store: $*" >&2; }
 
 hash_of() { printf '#%s' "$(sha256sum <"$1" | cut -c1-64)"; }
 
-# where HOST: its address as it was last seen (`look_up`), else the name itself. A name server that dies with a node takes half of
-# all lookups with it for as long as the node counts as ready, just when the pods have to find each other.
-where() {
-  if [ -s "$RUN/hosts" ]; then
-    while read -r name ip; do
-      [ "$name" != "$1" ] || set -- "$ip"
-    done <"$RUN/hosts"
-  fi
-  echo "$1"
-}
-
-# look_up: see where every pod is now; who cannot be found is where it was.
+# look_up: write where every pod is into /etc/hosts, which is ours (members.py); who cannot be found is where it was.
+#
+# Redis and Sentinel stand still while they look up a name. A name server that dies with a node takes half of all lookups with
+# it for as long as the node counts as ready: just when the pods have to find each other, nobody would answer.
 look_up() {
-  for i in $(indexes); do
-    host=$(address "$i")
-    ip=$(getent ahostsv4 "$host" | awk 'NR == 1 { print $1 }')
-    echo "$host ${ip:-$(where "$host")}"
-  done >"$RUN/hosts.$$" && mv "$RUN/hosts.$$" "$RUN/hosts"
+  known=$(
+    echo '127.0.0.1 localhost'
+    for i in $(indexes); do
+      host=$(address "$i")
+      ip=$(getent -s hosts:dns ahostsv4 "$host" | awk 'NR == 1 { print $1 }')
+      [ -n "$ip" ] || ip=$(awk -v host="$host" '$2 == host { print $1 }' "$HOSTS")
+      [ -z "$ip" ] || echo "$ip $host"
+    done
+  )
+  [ "$known" = "$(cat "$HOSTS")" ] || echo "$known" >"$HOSTS"
 }
 
 # ask HOST PORT COMMANDS: the answers to commands (one a line), nothing when there is none in time. HOST may be a socket's path.
@@ -36,7 +33,7 @@ look_up() {
 ask() {
   case $1 in
     /*) set -- "-s $1" "$3" ;;
-    *) set -- "-h $(where "$1") -p $2 ${TLS:+--tls --cacert $SECRETS/redis-tls/ca.crt}" "$3" ;;
+    *) set -- "-h $1 -p $2 ${TLS:+--tls --cacert $SECRETS/redis-tls/ca.crt}" "$3" ;;
   esac
   for key in "$KEYS" "$KEYS_PREVIOUS" "$RUN/applied"; do
     [ -s "$key" ] || continue
@@ -211,7 +208,9 @@ render_users() {
   [ ! -s "$SECRETS/internal/monitor-previous" ] || monitor="$monitor $(hash_of "$SECRETS/internal/monitor-previous")"
   echo "user agent on resetpass $internal ~* &* +@all"
   echo "user replication on resetpass $internal resetchannels -@all +psync +replconf +ping"
-  echo "user sentinel on resetpass $internal allchannels -@all +multi +slaveof +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname +client|kill +script|kill"
+  # A Sentinel may promote, in a failover that it was elected for. It may not turn anybody into a replica: one that was cut off
+  # does that to the new master, in the first moment after the cut, by what it knew before (+convert-to-slave).
+  echo "user sentinel on resetpass $internal allchannels -@all +multi +slaveof|no +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname +client|kill +script|kill"
   echo "user monitor on resetpass $monitor resetchannels -@all +ping +role +info"
 }
 

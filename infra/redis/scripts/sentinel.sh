@@ -90,7 +90,7 @@ ping_master() {
   {
     printf 'AUTH agent %s\n' "$(client_key)"
     while echo PING; do sleep 0.25; done
-  } | redis-cli -h "$(where "$1")" -p "$PORT" ${TLS:+--tls --cacert "$SECRETS/redis-tls/ca.crt"} >"$RUN/pings" 2>"$RUN/pings.err" &
+  } | redis-cli -h "$1" -p "$PORT" ${TLS:+--tls --cacert "$SECRETS/redis-tls/ca.crt"} >"$RUN/pings" 2>"$RUN/pings.err" &
   pinger=$!
 }
 
@@ -219,7 +219,7 @@ old() (
 
 # Sentinel goes last: the handover (handover.sh) needs its vote.
 trap 'stopping=1' TERM INT
-stopping= tick=0 trouble=0 missed=0 role= link= follows= named= seen=$(stamp) tls_seen=$(tls_stamp)
+stopping= tick=0 trouble=0 missed=0 role= link= follows= named= looking= seen=$(stamp) tls_seen=$(tls_stamp)
 look_up
 start_sentinel
 while [ -z "$stopping" ]; do
@@ -232,7 +232,10 @@ while [ -z "$stopping" ]; do
     log 'redis-sentinel ended: starting it again'
     start_sentinel
   fi
-  [ $((tick % 8)) -ne 0 ] || look_up &
+  if [ $((tick % 8)) -eq 0 ] && { [ -z "$looking" ] || ! kill -0 "$looking" 2>/dev/null; }; then
+    look_up &
+    looking=$!
+  fi
   if [ $((tick % 8)) -eq 0 ] && now=$(stamp) && [ "$now" != "$seen" ]; then apply && seen=$now; fi
   if healthy; then
     trouble=0
