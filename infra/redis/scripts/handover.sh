@@ -23,12 +23,11 @@ if [ -z "$heir" ]; then
 fi
 win_vote "$view" || exit 0
 here 'CLIENT PAUSE 3000 WRITE' >/dev/null
-if ! caught_up "$heir" || ! ask "$(address "$heir")" "$PORT" 'REPLICAOF NO ONE' | grep -q '^OK'; then
+if ! caught_up "$heir"; then
   here 'CLIENT UNPAUSE' >/dev/null
   say "$(address "$heir") did not catch up: stopping without a handover"
   exit 0
 fi
-announce "$heir"
-follow "$heir" "$view"
+crown "$heir" "$view"
 here 'CLIENT UNPAUSE' >/dev/null
 say "handed over to $(address "$heir") (epoch $epoch)"

@@ -146,10 +146,10 @@ win_vote() {
   return 1
 }
 
-# announce INDEX: tell every Sentinel, in the words of Sentinels, that INDEX is the master as of $epoch.
+# announce INDEX VIEW: tell every Sentinel of the view, in the words of Sentinels, that INDEX is the master as of $epoch.
 announce() {
   (
-    for i in $(indexes); do
+    for i in $(echo "$2" | awk '$1 == "sentinel" { print $2 }'); do
       other=$(((i + 1) % REPLICAS)) # a Sentinel takes no news from itself
       ask "$(address "$i")" "$SENTINEL_PORT" \
         "PUBLISH __sentinel__:hello $(address $other),$SENTINEL_PORT,$(identity $other),$epoch,$SERVICE,$(address "$1"),$PORT,$epoch" >/dev/null &
@@ -170,15 +170,16 @@ CLIENT KILL TYPE normal SKIPME yes" >/dev/null &
   )
 }
 
+# crown INDEX VIEW: after the vote. The news first: an agent that sees a second master before it would undo it.
+crown() {
+  announce "$1" "$2"
+  ask "$(address "$1")" "$PORT" 'REPLICAOF NO ONE' | grep -q '^OK' || return 1
+  follow "$1" "$2"
+}
+
 # promote INDEX VIEW: make INDEX the master, with a majority's vote.
 promote() {
-  win_vote "$2" || return 1
-  ask "$(address "$1")" "$PORT" 'REPLICAOF NO ONE' | grep -q '^OK' || return 1
-  (
-    announce "$1" & # waits for the dead ones, too
-    follow "$1" "$2"
-    wait
-  )
+  win_vote "$2" && crown "$1" "$2" || return 1
   log "$(address "$1") is the master now (epoch $epoch)"
 }
 

@@ -156,7 +156,7 @@ CLIENT KILL TYPE normal SKIPME yes" >/dev/null
   act "$view" "$master"
 }
 
-renew() { acting "$2" && win_vote "$2" && announce "$1"; }
+renew() { acting "$2" && win_vote "$2" && announce "$1" "$2"; }
 
 # acting VIEW: whether it is this pod's turn: the lowest at once, then one after the other, so that they do not all ask for votes
 # at the same time.
