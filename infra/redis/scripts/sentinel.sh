@@ -224,7 +224,7 @@ look_up
 start_sentinel
 while [ -z "$stopping" ]; do
   # Trouble that lasts is looked at once a second: looking costs something, and the machine may be what is in trouble.
-  if [ "$trouble" -lt 6 ]; then pause=0.25; else pause=1; fi
+  if [ "$trouble" -lt 12 ]; then pause=0.25; else pause=1; fi
   sleep "$pause" &
   wait $!
   tick=$((tick + 1))
