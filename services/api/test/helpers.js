@@ -94,7 +94,8 @@ async function startRedis(t, lines = [], { port, dir = tempDir(t), admin: adminO
 async function startPair(t, lines = []) {
   const redis = await startRedis(t, ['repl-diskless-sync-delay 0', ...lines])
   const replica = await startRedis(t, [`replicaof 127.0.0.1 ${redis.port}`])
-  await until('the replica is in sync', async () => (await replica.send('INFO', 'replication')).includes('master_link_status:up'))
+  // Up is not enough: the master sends what is written only once the replica has said so, up to a second later.
+  await until('the replica is in sync', async () => (await redis.send('INFO', 'replication')).includes('state=online'))
   return { redis, replica }
 }
 
