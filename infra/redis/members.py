@@ -88,6 +88,8 @@ class Members(SessionStore):
                 "service_name": f"{self._app}-headless",
                 # All at once: who is master is decided among the pods, not by their order.
                 "pod_management_policy": "Parallel",
+                # Before the next one goes, name servers and the others have learned where this one is now.
+                "min_ready_seconds": 10 if self._sentinel else None,
                 "selector": {"match_labels": self._match},
                 "template": self._template(pods.fingerprint(*files.values())),
                 "volume_claim_templates": [self._claim_template()] if claims else None,

@@ -67,12 +67,14 @@ index_of() {
 
 identity() { address "$1" | sha1sum | cut -c1-40; }
 
-# The answers to QUESTION, as a line of a view.
-QUESTION='INFO replication persistence keyspace
+# The answers to QUESTION, as a line of a view. A pod's address may be another pod's by now: who answers must be who was asked.
+QUESTION='CONFIG GET replica-announce-ip
+INFO replication persistence keyspace
 EVAL "return '"'beat:' .. (redis.call('get', KEYS[1]) or '0')"'" 1 session-store:beat'
 
 redis_row() {
-  ask "$2" "$PORT" "$QUESTION" | awk -F: -v i="$1" '
+  ask "$2" "$PORT" "$QUESTION" | awk -F: -v i="$1" -v host="$(address "$1")" '
+    NR == 2 && $0 != host { exit }
     { sub(/\r$/, ""); value[$1] = substr($0, length($1) + 2) }
     /^db[0-9]+:keys=/ { split($2, part, /[=,]/); keys += part[2] }
     END {
@@ -85,8 +87,10 @@ redis_row() {
 }
 
 sentinel_row() {
-  ask "$(address "$1")" "$SENTINEL_PORT" "SENTINEL MASTER $SERVICE" | awk -v i="$1" '
-    NR % 2 { name = $0; next } { value[name] = $0 }
+  ask "$(address "$1")" "$SENTINEL_PORT" "SENTINEL MYID
+SENTINEL MASTER $SERVICE" | awk -v i="$1" -v id="$(identity "$1")" '
+    NR == 1 { if ($0 != id) exit; next }
+    NR % 2 == 0 { name = $0; next } { value[name] = $0 }
     END { if ("ip" in value) print "sentinel", i, value["ip"], value["config-epoch"] }'
 }
 
