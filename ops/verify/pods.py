@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 from typing import Any
 
+from kubernetes.client import ApiException
 from kubernetes.utils.quantity import parse_quantity
 
 from ops.kube import TIMEOUT, wait_for
@@ -183,7 +185,10 @@ def _wait_api(live: Live, session: Session) -> None:
 
     def back() -> bool:
         pods = live.api_pods()
-        return len(pods) >= wanted and all(live.status(pod.metadata.name, session) != 503 for pod in pods)
+        try:
+            return len(pods) >= wanted and all(live.status(pod.metadata.name, session) != 503 for pod in pods)
+        except (OSError, http.client.HTTPException, ApiException):
+            return False  # without a readiness probe a pod is ready before it listens
 
     if not wait_for(back, PATIENCE):
         raise Failed(f"the API did not serve again within {PATIENCE:.0f} s")
