@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ Bench = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def bench(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """A function that runs one round of `python -m bench ARGS` and gives the rows of its result, by kind."""
     folder = tmp_path_factory.mktemp("results")
 
@@ -32,7 +32,9 @@ def bench(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) ->
         rows = json.loads(Path(path).read_text())["rows"]
         return {row.get("kind", "split"): row for row in rows}
 
-    return run
+    yield run
+    down = [sys.executable, "-m", "bench", "down", "--cluster", cluster.name]
+    subprocess.run(down, cwd=REPO, capture_output=True, timeout=300, check=False)
 
 
 @pytest.mark.timeout(1200)

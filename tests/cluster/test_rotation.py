@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from project import Project, ProjectMaker
 from redis.exceptions import AuthenticationError
@@ -12,11 +14,12 @@ from ops.kube import wait_for
 
 
 @pytest.fixture(scope="module")
-def stack(make_project: ProjectMaker) -> Project:
+def stack(make_project: ProjectMaker) -> Iterator[Project]:
     project = make_project("rotation")
     project.configure(redis={"mode": "sentinel"})
     project.up()
-    return project
+    yield project
+    project.ops("down", "--yes", code=None)
 
 
 def ping(project: Project, password: str) -> bool:
