@@ -13,6 +13,8 @@ import pulumi_kubernetes as k8s
 
 from infra import pods
 from infra.api import APP
+from infra.redis import conf
+from infra.redis.sentinel import proxy_name
 from infra.settings import Settings
 
 DNS = {"ports": [{"protocol": proto, "port": 53} for proto in ("UDP", "TCP")]}
@@ -21,11 +23,11 @@ DNS = {"ports": [{"protocol": proto, "port": 53} for proto in ("UDP", "TCP")]}
 def policies(settings: Settings) -> dict[str, dict[str, Any]]:
     """NetworkPolicy name to spec (snake_case, as pulumi_kubernetes takes it)."""
     redis = settings.redis
-    redis_port = {"protocol": "TCP", "port": redis.port if redis.mode == "external" else 6379}
-    sentinel_port = {"protocol": "TCP", "port": 26379}
+    redis_port = {"protocol": "TCP", "port": redis.port if redis.mode == "external" else conf.PORT}
+    sentinel_port = {"protocol": "TCP", "port": conf.SENTINEL_PORT}
     client = {"pod_selector": {"match_labels": pods.REDIS_CLIENT}}
     members, proxies = (
-        {"pod_selector": {"match_labels": pods.selector(app)}} for app in (redis.service, f"{redis.service}-proxy")
+        {"pod_selector": {"match_labels": pods.selector(app)}} for app in (redis.service, proxy_name(redis.service))
     )
     server = proxies if redis.mode == "sentinel" else members
     found: dict[str, dict[str, Any]] = {}
@@ -41,10 +43,13 @@ def policies(settings: Settings) -> dict[str, dict[str, Any]]:
             "egress": [DNS, {"to": [members], "ports": [redis_port, sentinel_port]}],
         }
     if redis.mode == "sentinel":
-        found[f"{redis.service}-proxy"] = {
+        found[proxy_name(redis.service)] = {
             **proxies,
             "policy_types": ["Ingress", "Egress"],
-            "ingress": [{"from_": [client], "ports": [redis_port]}, {"ports": [{"protocol": "TCP", "port": 8404}]}],
+            "ingress": [
+                {"from_": [client], "ports": [redis_port]},
+                {"ports": [{"protocol": "TCP", "port": conf.PROXY_HEALTH_PORT}]},
+            ],
             "egress": [DNS, {"to": [members], "ports": [redis_port, sentinel_port]}],
         }
     if settings.backup.schedule:

@@ -13,6 +13,7 @@ from typing import Any
 import redis
 from kubernetes.client import ApiException
 
+from infra.credentials import internal_secret
 from infra.settings import Settings, parse
 from ops import tunnel
 from ops.errors import OpsError
@@ -85,7 +86,7 @@ class RedisPods:
     def _passwords(self) -> list[str]:
         """Newest first; a Redis that has not heard of the newest yet knows the one before."""
         if self.settings.redis.mode == "sentinel":
-            name, keys = f"{self.settings.redis.service}-internal", ("internal", "internal-previous")
+            name, keys = internal_secret(self.settings), ("internal", "internal-previous")
         else:
             name, keys = self.settings.credentials.password_secret, ("password", "previous")
         values = self.secret(name)

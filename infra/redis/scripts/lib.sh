@@ -9,7 +9,20 @@
 
 log() { echo "session-store: $*" >&2; }
 
-hash_of() { printf '#%s' "$(sha256sum <"$1" | cut -c1-64)"; }
+# Nobody's replica: a Redis that serves reads and refuses writes.
+ORPHAN='127.0.0.1 1'
+
+# hashes_of FILE...: the passwords in those of the files that are there, as an ACL takes them.
+hashes_of() {
+  for key in "$@"; do
+    [ ! -s "$key" ] || printf '#%s ' "$(sha256sum <"$key" | cut -c1-64)"
+  done
+}
+
+# A pod that has not seen the new Secret yet still logs in with the password before.
+internal_hashes() { hashes_of "$SECRETS/internal/internal" "$SECRETS/internal/internal-previous" "$RUN/retiring"; }
+
+monitor_hashes() { hashes_of "$SECRETS/internal/monitor" "$SECRETS/internal/monitor-previous"; }
 
 # look_up: write where every pod is into /etc/hosts, which is ours (members.py); who cannot be found is where it was.
 #
@@ -200,23 +213,15 @@ caught_up() {
 
 # render_users: ACL lines; each user is known by every generation of its password that is valid.
 render_users() {
-  default="$(hash_of "$SECRETS/redis/password")"
-  [ ! -s "$SECRETS/redis/previous" ] || default="$default $(hash_of "$SECRETS/redis/previous")"
-  echo "user default on resetpass $default ~* &* +@all"
+  echo "user default on resetpass $(hashes_of "$SECRETS/redis/password" "$SECRETS/redis/previous") ~* &* +@all"
   [ -n "$SENTINEL_PORT" ] || return 0
-  internal="$(hash_of "$SECRETS/internal/internal")"
-  # A pod that has not seen the new Secret yet still logs in with the one before.
-  for key in "$SECRETS/internal/internal-previous" "$RUN/retiring"; do
-    [ ! -s "$key" ] || internal="$internal $(hash_of "$key")"
-  done
-  monitor="$(hash_of "$SECRETS/internal/monitor")"
-  [ ! -s "$SECRETS/internal/monitor-previous" ] || monitor="$monitor $(hash_of "$SECRETS/internal/monitor-previous")"
+  internal=$(internal_hashes)
   echo "user agent on resetpass $internal ~* &* +@all"
   echo "user replication on resetpass $internal resetchannels -@all +psync +replconf +ping"
   # A Sentinel may promote, in a failover that it was elected for. It may not turn anybody into a replica: one that was cut off
   # does that to the new master, in the first moment after the cut, by what it knew before (+convert-to-slave).
   echo "user sentinel on resetpass $internal allchannels -@all +multi +slaveof|no +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname +client|kill +script|kill"
-  echo "user monitor on resetpass $monitor resetchannels -@all +ping +role +info"
+  echo "user monitor on resetpass $(monitor_hashes) resetchannels -@all +ping +role +info"
 }
 
 # client_key: the password to log in to other pods with: all of them know the previous one while there is one.

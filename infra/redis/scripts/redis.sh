@@ -24,15 +24,12 @@ render() {
     else
       printf 'masteruser default\nmasterauth "%s"\n' "$(client_key | sed 's/[\\"]/\\&/g')"
     fi
-    echo "replicaof $1"
+    [ "$1" = 'no one' ] || echo "replicaof $1"
   } >"$RUN/auth.conf"
-  [ "$1" != 'no one' ] || sed -i '/^replicaof no one$/d' "$RUN/auth.conf"
 }
 
-# Nobody's replica: it serves reads and refuses writes until the agents (sentinel.sh) have found out who has the most data.
-ORPHAN='127.0.0.1 1'
-
-# Whom to follow. A Redis that was the master comes back with less than its replicas have: it never goes on as master.
+# Whom to follow. A Redis that was the master comes back with less than its replicas have: it never goes on as master. With
+# nobody to follow it is an orphan until the agents (sentinel.sh) have found out who has the most data.
 leader() {
   view=$(survey "$SELF")
   master=$(agreed "$view")
@@ -75,8 +72,7 @@ CLIENT KILL TYPE normal SKIPME yes" >/dev/null
 
 # Changed Secrets go into the running server.
 apply() {
-  render_users | sed 's/^user /ACL SETUSER /' >"$RUN/users"
-  commands=$(cat "$RUN/users")
+  commands=$(render_users | sed 's/^user /ACL SETUSER /')
   # All three at once: a new certificate fits the new key only.
   [ -z "$TLS" ] || commands="$commands
 CONFIG SET tls-cert-file $SECRETS/redis-tls/tls.crt tls-key-file $SECRETS/redis-tls/tls.key tls-ca-cert-file $SECRETS/redis-tls/ca.crt"
@@ -84,7 +80,6 @@ CONFIG SET tls-cert-file $SECRETS/redis-tls/tls.crt tls-key-file $SECRETS/redis-
 CONFIG SET masterauth $(client_key)"
   answer=$(here "$commands") || return 1
   cp "$KEYS" "$RUN/applied"
-  rm -f "$RUN/users"
   case $answer in
     *ERR*) log "a changed Secret was not taken: $(echo "$answer" | grep ERR | head -n 1)" ;;
     *) log 'a changed Secret was taken over, without a restart' ;;

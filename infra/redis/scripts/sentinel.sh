@@ -37,15 +37,10 @@ render() {
 }
 
 render_sentinel_users() {
-  internal="$(hash_of "$KEYS")"
-  for key in "$KEYS_PREVIOUS" "$RUN/retiring"; do
-    [ ! -s "$key" ] || internal="$internal $(hash_of "$key")"
-  done
-  monitor="$(hash_of "$SECRETS/internal/monitor")"
-  [ ! -s "$SECRETS/internal/monitor-previous" ] || monitor="$monitor $(hash_of "$SECRETS/internal/monitor-previous")"
+  internal=$(internal_hashes)
   echo "default on resetpass $internal ~* &* +@all"
   echo "agent on resetpass $internal ~* &* +@all"
-  echo "monitor on resetpass $monitor resetchannels -@all +ping +sentinel|get-master-addr-by-name"
+  echo "monitor on resetpass $(monitor_hashes) resetchannels -@all +ping +sentinel|get-master-addr-by-name"
 }
 
 sentinel=
@@ -143,7 +138,7 @@ heal() {
   follows=$(row "$view" "$SELF" 5)
   [ -n "$role" ] || return 0 # redis.sh starts it
   if [ -n "$master" ] && [ "$(row "$view" "$master" 3)" = master ]; then
-    # A second look first: a handover takes a moment between the new master and the news of it.
+    # A second look first: a handover may be on its way.
     if [ "$master" != "$SELF" ] && [ "$follows" != "$(address "$master")" ] && [ "$trouble" -gt 1 ]; then
       log "following $(address "$master"), which the Sentinels agree on"
       here "REPLICAOF $(address "$master") $PORT
@@ -202,8 +197,8 @@ REPLICAOF $from $PORT" >/dev/null
       done
       here "CONFIG SET masteruser replication masterauth $(client_key)" >/dev/null
       promote "$SELF" "$1" || return 0
-      old "$from" 'REPLICAOF 127.0.0.1 1
-CLIENT KILL TYPE normal SKIPME yes' >/dev/null
+      old "$from" "REPLICAOF $ORPHAN
+CLIENT KILL TYPE normal SKIPME yes" >/dev/null
       here 'DEL session-store:moved' >/dev/null
       log "took over from $from"
     fi
