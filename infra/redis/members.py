@@ -167,6 +167,7 @@ class Members(SessionStore):
                     "name": "sentinel",
                     "image": settings.redis.image,
                     "command": ["sh", f"{conf.CONF_DIR}/sentinel.sh"],
+                    "env": [{"name": "POD_IP", "value_from": {"field_ref": {"field_path": "status.podIP"}}}],
                     "ports": [{"name": "sentinel", "container_port": conf.SENTINEL_PORT}],
                     "resources": pods.resources("50m", "64Mi"),
                     "security_context": pods.container_security(),

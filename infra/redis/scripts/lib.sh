@@ -24,16 +24,27 @@ internal_hashes() { hashes_of "$SECRETS/internal/internal" "$SECRETS/internal/in
 
 monitor_hashes() { hashes_of "$SECRETS/internal/monitor" "$SECRETS/internal/monitor-previous"; }
 
-# look_up: write where every pod is into /etc/hosts, which is ours (members.py); who cannot be found is where it was.
+# look_up: write where every pod is into /etc/hosts, which is ours (members.py). A pod's Sentinel is connected to this Redis from
+# where it is now; of who is not, the name server may know more; who cannot be found is where it was.
 #
 # Redis and Sentinel stand still while they look up a name. A name server that dies with a node takes half of all lookups with
-# it for as long as the node counts as ready: just when the pods have to find each other, nobody would answer.
+# it for as long as the node counts as ready: just when the pods have to find each other, nobody would answer. And a name server
+# with a cache sends them to where a pod was before its restart.
 look_up() {
+  [ -n "${pods:-}" ] || pods=$(for i in $(indexes); do echo "$(identity "$i" | cut -c1-8) $(address "$i")"; done)
+  # A connection that is silent for longer is of a Sentinel that is gone. The last one is the youngest.
+  heard=$(
+    here 'CLIENT LIST TYPE normal' |
+      sed -n 's/.* addr=\([0-9.]*\):.* name=sentinel-\([0-9a-f]*\)-cmd .* idle=[0-3] .*/\2 \1/p'
+    [ -z "${POD_IP:-}" ] || echo "$(identity "$SELF" | cut -c1-8) $POD_IP"
+  )
   known=$(
     echo '127.0.0.1 localhost'
-    for i in $(indexes); do
-      host=$(address "$i")
-      ip=$(getent -s hosts:dns ahostsv4 "$host" | awk 'NR == 1 { print $1 }')
+    echo "$pods" | while read -r id host; do
+      case $heard in
+        *"$id "*) ip=${heard##*"$id "} ip=${ip%%[!0-9.]*} ;;
+        *) ip=$(getent -s hosts:dns ahostsv4 "$host" | awk 'NR == 1 { print $1 }') ;;
+      esac
       [ -n "$ip" ] || ip=$(awk -v host="$host" '$2 == host { print $1 }' "$HOSTS")
       [ -z "$ip" ] || echo "$ip $host"
     done

@@ -6,7 +6,7 @@ const { test } = require('node:test')
 const assert = require('node:assert/strict')
 const dns = require('node:dns')
 const { createSessionStore } = require('../session-store')
-const { apiEnv, freePort, metric, startApi, startPair, startProxy, startRedis, until, visitor } = require('./helpers')
+const { apiEnv, freePort, inSync, metric, startApi, startPair, startProxy, startRedis, until, visitor } = require('./helpers')
 
 const SECOND_CHANCE = { SESSION_REQUEST_BUDGET_MS: '25000' } // longer than any of this takes, also on a busy machine
 // Timeouts that are of no help within the budget: what passes such a test did not wait for them.
@@ -54,7 +54,7 @@ test('the master is killed and its replica promoted: no request fails, nobody is
   const api = await startApi(t, apiEnv(proxy, SECOND_CHANCE))
   const people = Array.from({ length: 10 }, () => visitor())
   await Promise.all(people.map((person, i) => person.logIn(api, `user-${i}`)))
-  await redis.send('WAIT', '1', '0')
+  await inSync(redis)
   const traffic = load(api, people)
   await traffic.more()
 

@@ -94,9 +94,19 @@ async function startRedis(t, lines = [], { port, dir = tempDir(t), admin: adminO
 async function startPair(t, lines = []) {
   const redis = await startRedis(t, ['repl-diskless-sync-delay 0', ...lines])
   const replica = await startRedis(t, [`replicaof 127.0.0.1 ${redis.port}`])
-  // Up is not enough: the master sends what is written only once the replica has said so, up to a second later.
-  await until('the replica is in sync', async () => (await redis.send('INFO', 'replication')).includes('state=online'))
+  await inSync(redis)
   return { redis, replica }
+}
+
+/**
+ * Until its replica has said that it has all that was written. `state=online` is not enough: the stream begins with the replica's
+ * first acknowledgement, up to a second later; and WAIT answers only for what its own connection wrote.
+ */
+function inSync(redis) {
+  return until('the replica is in sync', async () => {
+    const [, acknowledged, written] = /state=online,offset=(\d+)[^]*master_repl_offset:(\d+)/.exec(await redis.send('INFO', 'replication')) ?? []
+    return acknowledged > 0 && acknowledged === written
+  })
 }
 
 /**
@@ -243,4 +253,4 @@ async function metric(api, series) {
   return line ? Number(line.split(' ').at(-1)) : 0
 }
 
-module.exports = { API_DIR, apiEnv, exitOf, freePort, makeCa, metric, startApi, startPair, startProxy, startRedis, tempDir, until, visitor }
+module.exports = { API_DIR, apiEnv, exitOf, freePort, inSync, makeCa, metric, startApi, startPair, startProxy, startRedis, tempDir, until, visitor }
