@@ -26,9 +26,9 @@ const RETRY_AFTER_SECONDS = 2
 const BACKOFF_FIRST_MS = 50
 const BACKOFF_CAP_MS = 300
 // A proxy or node that has died swallows packets: nothing but silence tells. So whatever is late is not waited for alone.
-const HEDGE_MS = 250 // a connection that is not ready by then gets company
-const HEDGE_CAP_MS = 500
-const PARALLEL_ATTEMPTS = 3
+const HEDGE_MS = 200 // a connection that is not ready by then gets company
+const HEDGE_CAP_MS = 400
+const PARALLEL_ATTEMPTS = 5
 const SUSPECT_MS = 400 // a command without a reply by then: another connection is made ready beside this one
 const LOOKUP_MS = 200 // a DNS answer that is later than this is replaced by the last good one
 const REFUSED_PAUSE_MS = 100 // between tries on a connection that works

@@ -145,3 +145,12 @@ def test_a_sentinel_can_promote_but_turn_nobody_into_a_replica(tmp_path: Path) -
         with pytest.raises(redis.exceptions.NoPermissionError):
             sentinel.execute_command("SLAVEOF", pods[0].host, pods[0].place.port)
         assert sentinel.execute_command("SLAVEOF", "NO", "ONE")
+
+
+def test_each_pod_knows_the_others_from_their_connections_and_not_from_a_name_server_alone(tmp_path: Path) -> None:
+    """Here a Sentinel connects from 127.0.0.1, whatever address it listens on: that is how its pod must be known."""
+    with trio(tmp_path) as pods:
+        for pod in pods:
+            hosts = Path(pod.place.hosts)
+            others = {f"127.0.0.1 {other.host}" for other in pods if other is not pod}
+            eventually(lambda hosts=hosts, others=others: others <= set(hosts.read_text().splitlines()))
