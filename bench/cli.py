@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from typing import Annotated, Any
@@ -14,7 +16,7 @@ from bench import failover as deaths
 from bench import plot, results, splitbrain
 from bench.load import Load
 from bench.routes import Balancer, ServiceRoute
-from bench.stack import ERRORS, BenchError, Stack
+from bench.stack import AHEAD, ERRORS, BenchError, Stack
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -166,6 +168,9 @@ def _chosen(kinds: list[str] | None, known: dict[str, str]) -> list[str]:
 
 def main() -> None:
     """Run a command; what can go wrong is one message and exit status 1."""
+    # Clients are other machines: a busy cluster must not slow them down, nor a thread that holds what they wait for.
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -AHEAD)
     try:
         app()
     except ERRORS as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import threading
 import time
@@ -106,9 +105,6 @@ class Load:
         return Check(len(asked), lost, frozenset(asked) - lost - {s for s, status in answers.items() if status == 200})
 
     async def _run(self) -> None:
-        # Clients are other machines: a busy cluster must not slow them down. Of this thread only: children inherit it.
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -18)
         # A new connection for each request, as nginx does by default: none is lost because its server closed it.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as self._client:

@@ -25,6 +25,8 @@ REPO = Path(__file__).resolve().parent.parent
 STACK = "dev"
 REDIS_PORT = 6379
 IMAGES = ("redis", "api", "haproxy")
+AHEAD, BEHIND = 18, 10
+"""Levels of `nice` that the bench is ahead of the cluster, and a person's commands behind it: both are other machines."""
 
 
 class BenchError(Exception):
@@ -64,7 +66,7 @@ class Stack:
 
     def embedded(self, *arguments: str) -> str:
         """What `python -m cluster ARGUMENTS --name CLUSTER` printed."""
-        return _run([sys.executable, "-m", "cluster", *arguments, "--name", self.cluster])
+        return _run([sys.executable, "-m", "cluster", *arguments, "--name", self.cluster], behind=0)
 
     def ops(self, *arguments: str) -> str:
         """What `python -m ops ARGUMENTS --stack dev` printed, for this stack."""
@@ -228,8 +230,9 @@ def _is_ready(conditions: list[Any]) -> bool:
     return any(c.type == "Ready" and c.status == "True" for c in conditions)
 
 
-def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, check=False)
+def _run(command: list[str], environment: dict[str, str] | None = None, behind: int = BEHIND) -> str:
+    nicely = ["nice", f"-n{AHEAD + behind}", *command]
+    done = subprocess.run(nicely, cwd=REPO, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         shown = " ".join(Path(word).name if word == command[0] else word for word in command[:8])
         raise BenchError(f"`{shown}` failed (exit {done.returncode}):\n{(done.stdout + done.stderr)[-3000:]}")

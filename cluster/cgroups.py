@@ -57,8 +57,11 @@ def make(name: str) -> None:
 
 
 def _weigh(directory: Path) -> None:
-    """Give the nodes the share of machines: else all of them together count as much as one process beside them."""
-    for file, weight in (("cpu.shares", "32768"), ("cpu.weight", "1000")):
+    """Give the nodes the share of two processes, not of one.
+
+    Not more: kernel threads serve their network, with the share of one each; connections stood still while pods started.
+    """
+    for file, weight in (("cpu.shares", "2048"), ("cpu.weight", "200")):
         with contextlib.suppress(OSError):
             if (directory / file).exists():
                 (directory / file).write_text(weight)

@@ -23,7 +23,7 @@ if [ -z "$heir" ]; then
 fi
 win_vote "$view" || exit 0
 here 'CLIENT PAUSE 3000 WRITE' >/dev/null
-if ! caught_up "$heir"; then
+if ! level here "ask $(address "$heir") $PORT"; then
   here 'CLIENT UNPAUSE' >/dev/null
   say "$(address "$heir") did not catch up: stopping without a handover"
   exit 0

@@ -211,12 +211,12 @@ promote() {
   log "$(address "$1") is the master now (epoch $epoch)"
 }
 
-# caught_up INDEX: wait, at most a second, until INDEX has all that this Redis has.
-caught_up() {
+# level MASTER REPLICA: wait, at most a second, until the Redis that command REPLICA asks has all that the one of MASTER wrote.
+level() {
   for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do
-    mine=$(here 'INFO replication' | offset master_repl_offset)
-    theirs=$(ask "$(address "$1")" "$PORT" 'INFO replication' | offset slave_repl_offset)
-    [ -z "$mine" ] || [ "$mine" != "$theirs" ] || return 0
+    written=$($1 'INFO replication' | offset master_repl_offset)
+    has=$($2 'INFO replication' | offset slave_repl_offset)
+    [ -z "$written" ] || [ "$written" != "$has" ] || return 0
     sleep 0.05
   done
   return 1

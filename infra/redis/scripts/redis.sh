@@ -55,14 +55,8 @@ predecessor_of_standalone() {
 # Standalone: once all is copied, take over from the sentinel mode. Its agents stay quiet when they see the key `moved`.
 take_over() {
   until here 'INFO replication' | grep -q '^master_link_status:up'; do sleep 0.5; done
-  ask "$1" "$PORT" 'SET session-store:moved standalone
-CLIENT PAUSE 5000 WRITE' >/dev/null
-  for _ in 1 2 3 4 5 6 7 8 9 10; do
-    theirs=$(ask "$1" "$PORT" 'INFO replication' | offset master_repl_offset)
-    mine=$(here 'INFO replication' | offset slave_repl_offset)
-    [ "$mine" != "$theirs" ] || break
-    sleep 0.1
-  done
+  until ask "$1" "$PORT" 'SET session-store:moved standalone
+CLIENT PAUSE 5000 WRITE' >/dev/null && level "ask $1 $PORT" here; do sleep 1; done
   here 'REPLICAOF NO ONE
 DEL session-store:moved' >/dev/null
   ask "$1" "$PORT" "REPLICAOF $ORPHAN

@@ -190,11 +190,7 @@ adopt() {
 REPLICAOF $from $PORT" >/dev/null
     elif [ "$(row "$1" "$SELF" 4)" = up ]; then
       old "$from" 'CLIENT PAUSE 5000 WRITE' >/dev/null
-      for _ in 1 2 3 4 5 6 7 8 9 10; do
-        theirs=$(old "$from" 'INFO replication' | offset master_repl_offset)
-        [ "$(here 'INFO replication' | offset slave_repl_offset)" != "$theirs" ] || break
-        sleep 0.1
-      done
+      level "old $from" here || return 0 # and again with the next look
       here "CONFIG SET masteruser replication masterauth $(client_key)" >/dev/null
       promote "$SELF" "$1" || return 0
       old "$from" "REPLICAOF $ORPHAN
