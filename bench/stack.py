@@ -26,7 +26,7 @@ STACK = "dev"
 REDIS_PORT = 6379
 IMAGES = ("redis", "api", "haproxy")
 AHEAD, BEHIND = 18, 10
-"""Levels of `nice` that the bench is ahead of the cluster, and a person's commands behind it: both are other machines."""
+"""Levels of `nice`: the bench is ahead of the cluster, what a person runs is behind it; both are other machines."""
 
 
 class BenchError(Exception):

@@ -59,7 +59,7 @@ def make(name: str) -> None:
 def _weigh(directory: Path) -> None:
     """Give the nodes the share of two processes, not of one.
 
-    Not more: kernel threads serve their network, with the share of one each; connections stood still while pods started.
+    Not more: kernel threads serve their network, with the share of one each; it stood still while pods started.
     """
     for file, weight in (("cpu.shares", "2048"), ("cpu.weight", "200")):
         with contextlib.suppress(OSError):
