@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
+import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -21,6 +23,9 @@ READ_PATIENCE = 5.0
 CONNECT = 1.0
 CHECKERS = 10
 """Checks at the same time: more would be a second load."""
+PORTS = range(10000, 65536)
+"""Clients' ports, one after the other. People have addresses of their own; here they share one, and a port used again
+within two minutes may lead to where it led before, a pod that is gone: so long conntrack remembers."""
 COOKIE = "connect.sid"
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -79,6 +84,7 @@ class Load:
         self._stopping = self._paused = False
         self._random = random.Random(1)  # noqa: S311 - which session is read next
         self._running: set[asyncio.Task[None]] = set()
+        self._ports = itertools.cycle(PORTS)
         self._client: aiohttp.ClientSession
 
     def __enter__(self) -> Load:
@@ -106,7 +112,7 @@ class Load:
 
     async def _run(self) -> None:
         # A new connection for each request, as nginx does by default: none is lost because its server closed it.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        connector = aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=self._socket)
         async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as self._client:
             begun = time.monotonic()
             for number in range(10**9):
@@ -122,6 +128,17 @@ class Load:
                 task.add_done_callback(self._running.discard)
             await asyncio.gather(*self._running, return_exceptions=True)
             await asyncio.sleep(0.25)  # a check that ends just now still gets its answer
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, *_ = address
+        while True:
+            own = socket.socket(family, kind, protocol)
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                own.bind(("", next(self._ports)))
+                return own
+            except OSError:  # somebody else has that port
+                own.close()
 
     async def _one(self, scheduled: float, login: bool) -> None:
         session = None if login or not self.sessions else self._random.choice(self.sessions)

@@ -14,6 +14,8 @@ import pytest
 from project import Project, ProjectMaker
 
 PREFIX = "ctmd:sess:"
+DAMAGE = "f=$(ls /data/appendonlydir/*.incr.aof | tail -n 1); printf '????' | dd of=$f bs=1 seek=23 conv=notrunc"
+"""Four bytes near the begin of the append-only file."""
 BACKUP = {"schedule": "30 2 * * *", "keep": 2, "claimSize": "64Mi"}
 
 
@@ -43,11 +45,11 @@ def key(cookie: str) -> str:
     return PREFIX + found[1]
 
 
-def redis_cli(project: Project, *commands: str) -> str:
-    """What Redis answers."""
+def redis_cli(project: Project, *commands: str, pod: str = "redis-0") -> str:
+    """What the Redis of a pod answers."""
     cli = "redis-cli --no-auth-warning --tls --insecure -h 127.0.0.1 -p 6379"
     script = f"REDISCLI_AUTH=$(cat /run/secrets/redis/password) {cli}"
-    return project.kubectl("exec", "-i", "redis-0", "-c", "redis", "--", "sh", "-c", script, stdin="\n".join(commands))
+    return project.kubectl("exec", "-i", pod, "-c", "redis", "--", "sh", "-c", script, stdin="\n".join(commands))
 
 
 def row(printed: str) -> dict[str, int]:
@@ -212,8 +214,7 @@ def test_old_cookies_log_in_at_a_new_stack(saved: Saved, make_project: ProjectMa
 def test_a_damaged_store_that_refuses_to_start_is_restored(saved: Saved) -> None:
     project = saved.project
     project.ops("restore", str(saved.file), "--yes")
-    script = "f=$(ls /data/appendonlydir/*.incr.aof | tail -n 1); printf '????' | dd of=$f bs=1 seek=23 conv=notrunc"
-    project.kubectl("exec", "redis-0", "-c", "redis", "--", "sh", "-c", script)
+    project.kubectl("exec", "redis-0", "-c", "redis", "--", "sh", "-c", DAMAGE)
     project.kubectl("delete", "pod", "redis-0")
     end = time.monotonic() + 90
     said = ""
@@ -237,3 +238,42 @@ def test_a_damaged_store_that_refuses_to_start_is_restored(saved: Saved) -> None
     assert logged_in(project, saved.cookies) == [True] * 5
     kept = project.kubectl("exec", "redis-0", "-c", "redis", "--", "ls", "/data")
     assert "appendonlydir.damaged-" in kept
+
+
+def test_with_replicas_one_of_them_gives_the_backup_and_a_damaged_file_costs_nothing(make_project: ProjectMaker) -> None:
+    project = make_project("backup-ha")
+    project.configure(redis={"mode": "sentinel"}, backup=BACKUP)
+    project.up()
+    cookies = [log_in(project) for _ in range(5)]
+    roles = {pod: redis_cli(project, "ROLE", pod=pod).split()[0] for pod in (f"redis-ha-{i}" for i in range(3))}
+    assert sorted(roles.values()) == ["master", "slave", "slave"]
+    (master,) = (pod for pod, role in roles.items() if role == "master")
+
+    printed = project.ops("backup", "--to", str(project.folder))
+    (source,) = re.findall(r"From replica (redis-ha-\d)", printed)
+    assert roles[source] == "slave"
+    (file,) = project.folder.glob("*.tar")
+    project.ops("backup", "--to-claim")
+    redis_cli(project, f"DEL {key(cookies[0])}", pod=master)
+    project.ops("restore", str(file), "--yes")
+    redis_cli(project, f"DEL {key(cookies[1])}", pod=master)
+    project.ops("restore", "--from-claim", "latest", "--yes")
+    assert logged_in(project, cookies) == [True] * 5
+
+    project.kubectl("exec", source, "-c", "redis", "--", "sh", "-c", DAMAGE)
+    before = project.get("pod", source)["metadata"]["uid"]
+    project.kubectl("delete", "pod", source)
+    end = time.monotonic() + 120
+    said = ""
+    while "damaged append-only files are in" not in said and time.monotonic() < end:
+        time.sleep(1)
+        try:
+            said = project.kubectl("logs", source, "-c", "redis")
+        except AssertionError:
+            continue
+    assert "damaged append-only files are in" in said
+    project.kubectl("wait", "--for=condition=Ready", f"pod/{source}", "--timeout=120s")
+    assert project.get("pod", source)["metadata"]["uid"] != before
+    assert redis_cli(project, f"EXISTS {' '.join(map(key, cookies))}", pod=source).strip() == "5", "copied anew"
+    assert logged_in(project, cookies) == [True] * 5
+    project.ops("down", "--yes")
