@@ -136,9 +136,10 @@ class Load:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 own.bind(("", next(self._ports)))
-                return own
             except OSError:  # somebody else has that port
                 own.close()
+            else:
+                return own
 
     async def _one(self, scheduled: float, login: bool) -> None:
         session = None if login or not self.sessions else self._random.choice(self.sessions)
