@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ops import certificates, changes, kube, progress, stacks, tls, workspace
+from ops.console import Console
 from ops.errors import OpsError
 from ops.rotate import cli as rotate
 

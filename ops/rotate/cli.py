@@ -6,10 +6,10 @@ import dataclasses
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ops import certificates as secrets
 from ops import kube, stacks, workspace
+from ops.console import Console
 from ops.errors import OpsError
 from ops.rotate import certificates as certificate_rotation
 from ops.rotate import password as password_rotation

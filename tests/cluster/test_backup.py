@@ -240,7 +240,7 @@ def test_a_damaged_store_that_refuses_to_start_is_restored(saved: Saved) -> None
     assert "appendonlydir.damaged-" in kept
 
 
-def test_with_replicas_one_of_them_gives_the_backup_and_a_damaged_file_costs_nothing(make_project: ProjectMaker) -> None:
+def test_replicas_give_the_backup_and_a_damaged_file_costs_nothing(make_project: ProjectMaker) -> None:
     project = make_project("backup-ha")
     project.configure(redis={"mode": "sentinel"}, backup=BACKUP)
     project.up()

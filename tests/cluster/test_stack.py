@@ -52,6 +52,16 @@ def test_second_up_changes_nothing(stack: Deployed) -> None:
     assert [p["metadata"]["uid"] for p in before] == [p["metadata"]["uid"] for p in after]
 
 
+def test_up_goes_on_when_nobody_reads_what_it_says(stack: Deployed) -> None:
+    stack.project.configure(api={"nodePort": 30031, "env": {"SEEN_BY": "nobody"}})
+    process = stack.project.start("up")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=300) == 0
+    assert "0 changes" in stack.project.ops("up"), "it did its work, and the stack is free"
+
+
 def test_verify_is_green(stack: Deployed) -> None:
     code, lines = stack.project.verify()
     assert red(lines) == {}
