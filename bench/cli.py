@@ -72,7 +72,8 @@ def failover(
 ) -> None:
     """Kill the master again and again under load: how long is nobody served, who is logged out?
 
-    Kinds: kill (SIGKILL of redis-server), delete (its pod, grace 0), partition (its node's cable), node (its death).
+    Kinds: kill (SIGKILL of redis-server), delete (its pod, grace 0), partition (its node's cable), node (its death),
+    all (SIGKILL of every redis-server at once).
     """
     kinds = _chosen(kind, deaths.KINDS)
     stack = Stack(cluster, namespace, mode, wait_replicas, console)
@@ -84,7 +85,7 @@ def failover(
         return
     rows: list[dict[str, Any]] = []
     summaries: dict[str, dict[str, Any]] = {}
-    name = f"failover-{mode}-wait{wait_replicas if mode == 'sentinel' else 0}"
+    name = _name("failover", kind, mode, f"wait{wait_replicas if mode == 'sentinel' else 0}")
     for each in kinds:
         with Load(route, rate) as load:
             time.sleep(WARM_UP)
@@ -145,7 +146,7 @@ def changes(
             load.pause()
             summaries[each] = routine.summary(done, load.check(load.sessions, 600.0))
         rows += [change.row() for change in done]
-        path = results.write(f"changes-{mode}", {**results.about(stack, rate), "summary": summaries, "rows": rows})
+        path = results.write(_name("changes", kind, mode), {**results.about(stack, rate), "summary": summaries, "rows": rows})
     title = f"Routine changes under {rate:.0f} requests/s ({mode})"
     series = {routine.KINDS[k]: [r["worst"] for r in rows if r["kind"] == k and r["worst"]] for k in kinds}
     picture = path.with_suffix(".png")
@@ -158,6 +159,11 @@ def changes(
 def down(cluster: Cluster = "bench", namespace: Namespace = "bench") -> None:
     """Delete the bench's stack; the cluster stays (`python -m cluster down --name bench --purge`)."""
     Stack(cluster, namespace, "sentinel", 0, console).destroy()
+
+
+def _name(bench: str, kinds: list[str] | None, *settings: str) -> str:
+    """Of the result's file: a run of some kinds does not overwrite the one of all."""
+    return "-".join([bench, *(kinds or ()), *settings])
 
 
 def _chosen(kinds: list[str] | None, known: dict[str, str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ KINDS = {
     "delete": "master pod deleted, grace 0",
     "partition": "master's node cut off",
     "node": "master's node dead",
+    "all": "redis-server of every pod killed (SIGKILL)",
 }
 BACK_LIMIT = 300.0
 """Seconds after which the service is taken for gone for good."""
@@ -142,15 +144,21 @@ def _one(stack: Stack, load: Load, event: Round, hold: float, checked: int) -> i
 
 
 def _hit(stack: Stack, event: Round) -> None:
-    if event.kind == "kill":
-        arguments = ("kill-process", stack.namespace, event.pod, "redis-server", "--container", "redis")
-        stack.embedded("fault", *arguments)
+    if event.kind in ("kill", "all"):
+        pods = [event.pod] if event.kind == "kill" else [pod.metadata.name for pod in stack.redis_pods()]
+        with ThreadPoolExecutor() as pool:
+            for killed in [pool.submit(_kill, stack, pod) for pod in pods]:
+                killed.result()
     elif event.kind == "delete":
         stack.api.core.delete_namespaced_pod(
             event.pod, stack.namespace, grace_period_seconds=0, _request_timeout=TIMEOUT
         )
     else:
         stack.embedded("fault", "partition" if event.kind == "partition" else "kill", event.node)
+
+
+def _kill(stack: Stack, pod: str) -> None:
+    stack.embedded("fault", "kill-process", stack.namespace, pod, "redis-server", "--container", "redis")
 
 
 def _redis_is_back(stack: Stack, event: Round, before: str | None) -> bool:
