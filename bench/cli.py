@@ -85,7 +85,8 @@ def failover(
         return
     rows: list[dict[str, Any]] = []
     summaries: dict[str, dict[str, Any]] = {}
-    name = _name("failover", kind, mode, f"wait{wait_replicas if mode == 'sentinel' else 0}")
+    parts = [] if set(kinds) == set(deaths.KINDS) else kinds  # a run of some does not overwrite the one of all
+    name = "-".join(["failover", *parts, mode, f"wait{wait_replicas if mode == 'sentinel' else 0}"])
     for each in kinds:
         with Load(route, rate) as load:
             time.sleep(WARM_UP)
@@ -134,6 +135,7 @@ def changes(
 ) -> None:
     """Do every routine change under load: what does it cost the people using the API?"""
     kinds = _chosen(kind, routine.KINDS)
+    name = "-".join(["changes", *([] if set(kinds) == set(routine.KINDS) else kinds), mode])
     stack = Stack(cluster, namespace, mode, wait_replicas, console)
     stack.create()
     stack.wait_ready()
@@ -146,7 +148,7 @@ def changes(
             load.pause()
             summaries[each] = routine.summary(done, load.check(load.sessions, 600.0))
         rows += [change.row() for change in done]
-        path = results.write(_name("changes", kind, mode), {**results.about(stack, rate), "summary": summaries, "rows": rows})
+        path = results.write(name, {**results.about(stack, rate), "summary": summaries, "rows": rows})
     title = f"Routine changes under {rate:.0f} requests/s ({mode})"
     series = {routine.KINDS[k]: [r["worst"] for r in rows if r["kind"] == k and r["worst"]] for k in kinds}
     picture = path.with_suffix(".png")
@@ -159,11 +161,6 @@ def changes(
 def down(cluster: Cluster = "bench", namespace: Namespace = "bench") -> None:
     """Delete the bench's stack; the cluster stays (`python -m cluster down --name bench --purge`)."""
     Stack(cluster, namespace, "sentinel", 0, console).destroy()
-
-
-def _name(bench: str, kinds: list[str] | None, *settings: str) -> str:
-    """Of the result's file: a run of some kinds does not overwrite the one of all."""
-    return "-".join([bench, *(kinds or ()), *settings])
 
 
 def _chosen(kinds: list[str] | None, known: dict[str, str]) -> list[str]:

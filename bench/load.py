@@ -26,6 +26,7 @@ CHECKERS = 10
 PORTS = range(10000, 65536)
 """Clients' ports, one after the other. People have addresses of their own; here they share one, and a port used again
 within two minutes may lead to where it led before, a pod that is gone: so long conntrack remembers."""
+_ports = itertools.cycle(PORTS)
 COOKIE = "connect.sid"
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -84,8 +85,9 @@ class Load:
         self._stopping = self._paused = False
         self._random = random.Random(1)  # noqa: S311 - which session is read next
         self._running: set[asyncio.Task[None]] = set()
-        self._ports = itertools.cycle(PORTS)
         self._client: aiohttp.ClientSession
+        self._checking: aiohttp.ClientSession
+        """Of checks, which are many: over few connections, that last."""
 
     def __enter__(self) -> Load:
         self._thread.start()
@@ -112,8 +114,12 @@ class Load:
 
     async def _run(self) -> None:
         # A new connection for each request, as nginx does by default: none is lost because its server closed it.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=self._socket)
-        async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as self._client:
+        each = aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_socket)
+        few = aiohttp.TCPConnector(limit=CHECKERS)
+        async with (
+            aiohttp.ClientSession(connector=each, cookie_jar=aiohttp.DummyCookieJar()) as self._client,
+            aiohttp.ClientSession(connector=few, cookie_jar=aiohttp.DummyCookieJar()) as self._checking,
+        ):
             begun = time.monotonic()
             for number in range(10**9):
                 scheduled = begun + number / self.rate
@@ -129,28 +135,18 @@ class Load:
             await asyncio.gather(*self._running, return_exceptions=True)
             await asyncio.sleep(0.25)  # a check that ends just now still gets its answer
 
-    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
-        family, kind, protocol, *_ = address
-        while True:
-            own = socket.socket(family, kind, protocol)
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                own.bind(("", next(self._ports)))
-            except OSError:  # somebody else has that port
-                own.close()
-            else:
-                return own
-
     async def _one(self, scheduled: float, login: bool) -> None:
         session = None if login or not self.sessions else self._random.choice(self.sessions)
         kind = "read" if session else "login"
-        status, error, cookie, tries = await self._ask(session)
+        status, error, cookie, tries = await self._ask(self._client, session)
         end = time.monotonic()
         if kind == "login" and status == 200 and cookie:
             self.sessions.append(cookie)
         self.records.append(Record(scheduled, end, kind, status, error, cookie or session, tries))
 
-    async def _ask(self, session: str | None) -> tuple[int | None, str | None, str | None, int]:
+    async def _ask(
+        self, client: aiohttp.ClientSession, session: str | None
+    ) -> tuple[int | None, str | None, str | None, int]:
         """One request of a user: (status, error, new cookie, pods asked)."""
         tried: list[str] = []
         deadline = time.monotonic() + PATIENCE
@@ -162,7 +158,7 @@ class Load:
             tried.append(address)
             patience = min(left, READ_PATIENCE) if session and self._route.tries > 1 else left
             try:
-                status, cookie = await self._send(address, session, patience)
+                status, cookie = await self._send(client, address, session, patience)
             except _FAILURES as failure:
                 error = type(failure).__name__
                 self._route.failed(address)
@@ -173,11 +169,13 @@ class Load:
             return status, None, cookie, len(tried)
         return None, error, None, len(tried)
 
-    async def _send(self, address: str, session: str | None, patience: float) -> tuple[int, str | None]:
+    async def _send(
+        self, client: aiohttp.ClientSession, address: str, session: str | None, patience: float
+    ) -> tuple[int, str | None]:
         timeout = aiohttp.ClientTimeout(total=patience, sock_connect=min(CONNECT, patience))
         method, path = ("GET", "/auth_status") if session else ("POST", "/auth")
         headers = {"Cookie": f"{COOKIE}={session}"} if session else {}
-        async with self._client.request(method, f"{address}{path}", headers=headers, timeout=timeout) as reply:
+        async with client.request(method, f"{address}{path}", headers=headers, timeout=timeout) as reply:
             await reply.read()
             cookie = reply.cookies.get(COOKIE) if not session else None
             return reply.status, cookie.value if cookie else None
@@ -189,7 +187,7 @@ class Load:
         async def checker() -> None:
             for session in waiting:
                 while time.monotonic() < deadline:
-                    status, *_ = await self._ask(session)
+                    status, *_ = await self._ask(self._checking, session)
                     if status in (200, 401):
                         answers[session] = status
                         break
@@ -198,3 +196,16 @@ class Load:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*(checker() for _ in range(CHECKERS)))
         return answers
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, *_ = address
+    while True:
+        own = socket.socket(family, kind, protocol)
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            own.bind(("", next(_ports)))
+        except OSError:  # somebody else has that port
+            own.close()
+        else:
+            return own
