@@ -78,7 +78,6 @@ def failover(
     kinds = _chosen(kind, deaths.KINDS)
     stack = Stack(cluster, namespace, mode, wait_replicas, console)
     stack.create()
-    stack.wait_ready()
     route = Balancer(stack.api, namespace)
     if split_brain:
         _split_brain(stack, route, rate, rounds, hold)
@@ -138,7 +137,6 @@ def changes(
     name = "-".join(["changes", *([] if set(kinds) == set(routine.KINDS) else kinds), mode])
     stack = Stack(cluster, namespace, mode, wait_replicas, console)
     stack.create()
-    stack.wait_ready()
     rows: list[dict[str, Any]] = []
     summaries: dict[str, dict[str, Any]] = {}
     for each in kinds:

@@ -105,6 +105,9 @@ class Stack:
         self.say(f"stack in namespace {self.namespace}, mode {self.mode}")
         self.ops("certificates", "issue")
         self.ops("up")
+        self.wait_ready()
+        with self.client(self.master().metadata.name) as client:
+            client.flushall()  # sessions of an earlier run would make this one slower
 
     def load_images(self, *archives: str) -> None:
         """Put images into the cluster's nodes."""

@@ -111,9 +111,13 @@ def redis_conf(settings: Settings, place: Place = POD) -> str:
         "maxmemory-policy noeviction",
     ]
     if settings.redis.appendonly:
-        lines += ["appendonly yes", "appendfsync everysec", "save 3600 1 300 100 60 10000"]
+        lines += ["appendonly yes", "appendfsync everysec"]
     else:
-        lines += ["appendonly no", 'save ""']
+        lines += ["appendonly no"]
+    lines += [
+        "# Nothing reads a snapshot: Redis starts from its append-only file, backups come by replication.",
+        'save ""',
+    ]
     if settings.redis.mode == "sentinel":
         lines += [
             "# A master that no replica follows takes no writes: on the wrong side of a partition it stops by itself.",

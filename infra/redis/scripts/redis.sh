@@ -118,7 +118,8 @@ while :; do
     before=$(predecessor_of_standalone)
     render "${before:-no one}${before:+ $PORT}"
   fi
-  rm -f "$RUN/answered"
+  # What a Redis that was killed had not written to its end.
+  rm -f "$RUN/answered" "$DATA"/temp-*.rdb "$DATA"/temp-*.aof
   # From stdin: Sentinel's CONFIG REWRITE finds no file to put what it learned into.
   redis-server - <"$CONF/redis.conf" &
   server=$!
