@@ -52,19 +52,6 @@ def make(name: str) -> None:
                 target = directory / file
                 if not is_v2() and target.exists() and not target.read_text().strip():
                     target.write_text((parent / file).read_text())
-        if directory.name != name:
-            _weigh(root / Path(name).parts[0])
-
-
-def _weigh(directory: Path) -> None:
-    """Give the nodes the share of two processes, not of one.
-
-    Not more: kernel threads serve their network, with the share of one each; it stood still while pods started.
-    """
-    for file, weight in (("cpu.shares", "2048"), ("cpu.weight", "200")):
-        with contextlib.suppress(OSError):
-            if (directory / file).exists():
-                (directory / file).write_text(weight)
 
 
 def joins(name: str) -> list[Path]:
