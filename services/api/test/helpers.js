@@ -102,8 +102,9 @@ async function startPair(t, lines = []) {
  * Until its replica has said that it has all that was written. `state=online` is not enough: the stream begins with the replica's
  * first acknowledgement, up to a second later; and WAIT answers only for what its own connection wrote.
  */
-function inSync(redis) {
-  return until('the replica is in sync', async () => {
+async function inSync(redis) {
+  await redis.send('PUBLISH', 'in-sync', '') // something to acknowledge, and no key
+  await until('the replica is in sync', async () => {
     const [, acknowledged, written] = /state=online,offset=(\d+)[^]*master_repl_offset:(\d+)/.exec(await redis.send('INFO', 'replication')) ?? []
     return acknowledged > 0 && acknowledged === written
   })
