@@ -107,15 +107,15 @@ def test_killed_node_is_dead_until_it_is_started(cluster: EmbeddedCluster) -> No
 
 def test_killed_program_is_another_process_afterwards(cluster: EmbeddedCluster) -> None:
     pod = dns_pods(cluster)[0]["metadata"]["name"]
+
+    def container() -> dict[str, Any]:
+        (found,) = (p["status"]["containerStatuses"] for p in dns_pods(cluster) if p["metadata"]["name"] == pod)
+        return dict(found[0])
+
+    before = container()["restartCount"]
     said = fault(cluster, "kill-process", "kube-system", pod, "coredns", "--container", "coredns").stdout
     assert "killed coredns" in said
-
-    def restarted() -> bool:
-        (found,) = (p["status"] for p in dns_pods(cluster) if p["metadata"]["name"] == pod)
-        (container,) = found["containerStatuses"]
-        return bool(container["ready"]) and container["restartCount"] > 0
-
-    until("the container runs again", restarted)
+    until("the container runs again", lambda: (now := container())["ready"] and now["restartCount"] > before)
     again = fault(cluster, "kill-process", "kube-system", pod, "coredns").stdout
     assert said.rpartition(" ")[2] != again.rpartition(" ")[2], "another pid"
 

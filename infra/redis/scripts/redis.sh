@@ -35,8 +35,9 @@ leader() {
   master=$(agreed "$view")
   if [ "$master" = "$SELF" ]; then
     heir=$(best "$view")
-    # Not an empty one, not one whose copy was never complete: then the agents decide, with time to look at everybody.
-    if [ -n "$heir" ] && [ "$(row "$view" "$heir" 7)" != 0 ] && promote "$heir" "$view"; then
+    # Not an empty one, nor one that has just been started itself (offset 0), with less than this one may have: then the agents
+    # decide, with time to look at everybody.
+    if [ -n "$heir" ] && [ "$(row "$view" "$heir" 7)" != 0 ] && [ "$(row "$view" "$heir" 6)" -gt 0 ] && promote "$heir" "$view"; then
       master=$heir
     else
       master=
