@@ -73,9 +73,9 @@ def failover(
     """Kill the master again and again under load: how long is nobody served, who is logged out?
 
     Kinds: kill (SIGKILL of redis-server), delete (its pod, grace 0), partition (its node's cable), node (its death),
-    all (SIGKILL of every redis-server at once).
+    and, only when asked for, all (SIGKILL of every redis-server at once).
     """
-    kinds = _chosen(kind, deaths.KINDS)
+    kinds = _chosen(kind or list(deaths.USUAL), deaths.KINDS)
     stack = Stack(cluster, namespace, mode, wait_replicas, console)
     stack.create()
     route = Balancer(stack.api, namespace)
@@ -84,7 +84,7 @@ def failover(
         return
     rows: list[dict[str, Any]] = []
     summaries: dict[str, dict[str, Any]] = {}
-    parts = [] if set(kinds) == set(deaths.KINDS) else kinds  # a run of some does not overwrite the one of all
+    parts = [] if set(kinds) == set(deaths.USUAL) else kinds  # a run of some does not overwrite the one of all
     name = "-".join(["failover", *parts, mode, f"wait{wait_replicas if mode == 'sentinel' else 0}"])
     for each in kinds:
         with Load(route, rate) as load:
