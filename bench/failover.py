@@ -21,7 +21,7 @@ KINDS = {
     "all": "redis-server of every pod killed (SIGKILL)",
 }
 USUAL = ("kill", "delete", "partition", "node")
-"""One thing dies. When all Redis die at once there is no replica that has what was acknowledged: only when asked for."""
+"""One thing dies. Where all Redis die at once no replica is left that has what was acknowledged: only if asked for."""
 BACK_LIMIT = 300.0
 """Seconds after which the service is taken for gone for good."""
 READY_LIMIT = 600.0
