@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -84,8 +85,8 @@ def failover(
         return
     rows: list[dict[str, Any]] = []
     summaries: dict[str, dict[str, Any]] = {}
-    parts = [] if set(kinds) == set(deaths.USUAL) else kinds  # a run of some does not overwrite the one of all
-    name = "-".join(["failover", *parts, mode, f"wait{wait_replicas if mode == 'sentinel' else 0}"])
+    wait = f"wait{wait_replicas if mode == 'sentinel' else 0}"
+    name = "-".join(["failover", *_named(kinds, deaths.USUAL), mode, wait])
     for each in kinds:
         with Load(route, rate) as load:
             time.sleep(WARM_UP)
@@ -134,7 +135,7 @@ def changes(
 ) -> None:
     """Do every routine change under load: what does it cost the people using the API?"""
     kinds = _chosen(kind, routine.KINDS)
-    name = "-".join(["changes", *([] if set(kinds) == set(routine.KINDS) else kinds), mode])
+    name = "-".join(["changes", *_named(kinds, routine.KINDS), mode])
     stack = Stack(cluster, namespace, mode, wait_replicas, console)
     stack.create()
     rows: list[dict[str, Any]] = []
@@ -159,6 +160,11 @@ def changes(
 def down(cluster: Cluster = "bench", namespace: Namespace = "bench") -> None:
     """Delete the bench's stack; the cluster stays (`python -m cluster down --name bench --purge`)."""
     Stack(cluster, namespace, "sentinel", 0, console).destroy()
+
+
+def _named(kinds: list[str], usual: Iterable[str]) -> list[str]:
+    """The kinds that a result's name holds: a run of some does not overwrite the one of all."""
+    return [] if set(kinds) == set(usual) else kinds
 
 
 def _chosen(kinds: list[str] | None, known: dict[str, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -50,6 +51,17 @@ def redis_cli(project: Project, *commands: str, pod: str = "redis-0") -> str:
     cli = "redis-cli --no-auth-warning --tls --insecure -h 127.0.0.1 -p 6379"
     script = f"REDISCLI_AUTH=$(cat /run/secrets/redis/password) {cli}"
     return project.kubectl("exec", "-i", pod, "-c", "redis", "--", "sh", "-c", script, stdin="\n".join(commands))
+
+
+def log_with(project: Project, pod: str, words: str, seconds: float) -> str:
+    """The log of a pod's Redis once it has these words, or as it is after that time; a new pod has none for a while."""
+    end = time.monotonic() + seconds
+    said = ""
+    while words not in said and time.monotonic() < end:
+        time.sleep(1)
+        with contextlib.suppress(AssertionError):
+            said = project.kubectl("logs", pod, "-c", "redis")
+    return said
 
 
 def row(printed: str) -> dict[str, int]:
@@ -216,14 +228,7 @@ def test_a_damaged_store_that_refuses_to_start_is_restored(saved: Saved) -> None
     project.ops("restore", str(saved.file), "--yes")
     project.kubectl("exec", "redis-0", "-c", "redis", "--", "sh", "-c", DAMAGE)
     project.kubectl("delete", "pod", "redis-0")
-    end = time.monotonic() + 90
-    said = ""
-    while "damaged at offset" not in said and time.monotonic() < end:
-        time.sleep(1)
-        try:
-            said = project.kubectl("logs", "redis-0", "-c", "redis")
-        except AssertionError:
-            continue
+    said = log_with(project, "redis-0", "damaged at offset", 90)
     assert "valid commands after it" in said
     assert "python -m ops restore" in said, "the newest backup is named"
     time.sleep(15)
@@ -263,14 +268,7 @@ def test_replicas_give_the_backup_and_a_damaged_file_costs_nothing(make_project:
     project.kubectl("exec", source, "-c", "redis", "--", "sh", "-c", DAMAGE)
     before = project.get("pod", source)["metadata"]["uid"]
     project.kubectl("delete", "pod", source)
-    end = time.monotonic() + 120
-    said = ""
-    while "damaged append-only files are in" not in said and time.monotonic() < end:
-        time.sleep(1)
-        try:
-            said = project.kubectl("logs", source, "-c", "redis")
-        except AssertionError:
-            continue
+    said = log_with(project, source, "damaged append-only files are in", 120)
     assert "damaged append-only files are in" in said
     project.kubectl("wait", "--for=condition=Ready", f"pod/{source}", "--timeout=120s")
     assert project.get("pod", source)["metadata"]["uid"] != before
