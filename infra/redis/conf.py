@@ -18,7 +18,7 @@ PORT = 6379
 SENTINEL_PORT = 26379
 PROXY_HEALTH_PORT = 8404
 MOST = 7
-"""The most Redis pods that sentinel mode may have (`settings.Redis.replicas`)."""
+"""The most Redis pods that sentinel mode may have (`sections.Redis.replicas`)."""
 REDIS_SCRIPTS = ("lib.sh", "redis.sh", "aof.sh", "probe.sh")
 SENTINEL_SCRIPTS = ("sentinel.sh", "handover.sh")
 PROXY_SCRIPTS = ("proxy.sh", "fence.lua")

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from infra.credentials import internal_secret
 from infra.redis.conf import SENTINEL_PORT
-from infra.settings import Credentials, Settings
+from infra.sections import Credentials
+from infra.settings import Settings
 from ops.errors import OpsError
 from ops.rotate.steps import NO_ANSWER, Pods, Steps
 
