@@ -62,4 +62,4 @@ pulumi.export(
         "nodePort": config.api.node_port,
     },
 )
-pulumi.export("release", release.release(config))
+pulumi.export("release", release.describe(config))

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from infra import release as releases
+from infra.release import KEY, Release
 from infra.sections import Api, Backup, Credentials, Model, Network, Redis, Sessions, Tls, Verify
 from infra.values import Name
 
@@ -39,6 +41,11 @@ class Settings(Model):
     network: Network = Network()
     backup: Backup = Backup()
     verify: Verify = Verify()
+    stages: list[Name] = ["dev", "staging", "prod"]
+    """In the order of promotion: everybody's own, where changes enter, then those that run what the one before ran"""
+    evidence_hours: int = Field(default=72, ge=1, le=24 * 365)
+    """How old the evidence may be on which a promotion stands."""
+    release: Release | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
@@ -108,20 +115,62 @@ def _problem(error: Mapping[str, Any]) -> str:
     return f"{PROJECT}:{key}: {message}"
 
 
-def parse(values: Mapping[str, Any]) -> Settings:
+def parse(values: Mapping[str, Any], stack: str | None = None) -> Settings:
     """Validate plain configuration values.
 
     Args:
         values: top-level keys (camelCase, without the `session-store:` prefix) to plain JSON values.
+        stack: the stack whose file they come from: what its release pins is filled in, and may not be set beside it.
+            None: an exported `Settings`, which is whole.
 
     Raises:
         SettingsError: naming every wrong key at once.
     """
+    found = dict(values)
     try:
-        return Settings.model_validate(dict(values))
+        if stack is not None:
+            found = _with_release(found, stack)
+        settings = Settings.model_validate(found)
     except ValidationError as error:
-        problems = [_problem(e) for e in error.errors(include_url=False)]
-        raise SettingsError("The stack configuration is wrong:\n" + "\n".join(f"  - {p}" for p in problems)) from None
+        raise wrong(_problem(e) for e in error.errors(include_url=False)) from None
+    pins = settings.release
+    if pins and pins.program == releases.program() and pins.settings_hash != releases.settings_hash(settings):
+        raise wrong([f"{PROJECT}:{KEY}: was not written by a promotion: {_PROMOTE}"])
+    return settings
+
+
+_PROMOTE = "`python -m ops promote` writes it, from the stage before; `git checkout` brings the last one back"
+
+
+def wrong(problems: Iterable[str]) -> SettingsError:
+    """The error that lists these lines."""
+    return SettingsError("The stack configuration is wrong:\n" + "\n".join(f"  - {line}" for line in problems))
+
+
+def _with_release(values: dict[str, Any], stack: str) -> dict[str, Any]:
+    """The values of a stack file with what its release pins.
+
+    Raises:
+        SettingsError: a promoted stage without a release, or one whose file sets what a release carries.
+    """
+    stages = values.get("stages", Settings.model_fields["stages"].default)
+    if KEY not in values:
+        if stack in stages[2:]:
+            before = stages[stages.index(stack) - 1]
+            raise wrong(
+                [f"{PROJECT}:{KEY}: is missing: {stack} runs what {before} proved: `ops promote {before} {stack}`"]
+            )
+        return values
+    if stack not in stages[2:]:
+        raise wrong([f"{PROJECT}:{KEY}: {stack} is no stage that is promoted to ({', '.join(stages[2:])}): remove it"])
+    if problems := list(releases.own_file_problems(values)):
+        raise wrong(f"{PROJECT}:{problem}" for problem in problems)
+    try:
+        return releases.pinned(values, Release.model_validate(values[KEY]))
+    except ValidationError as error:
+        raise wrong(
+            f"{PROJECT}:{KEY}.{'.'.join(map(str, e['loc']))}: {e['msg']}: {_PROMOTE}" for e in error.errors()
+        ) from None
 
 
 def accepted_session_secrets() -> pulumi.Output[str] | None:
@@ -133,7 +182,7 @@ def load() -> Settings:
     """The running stack's settings.
 
     Raises:
-        SettingsError: naming every wrong key at once.
+        SettingsError: naming every wrong key at once, or that a release pins another program.
     """
     config = pulumi.Config(PROJECT)
     values: dict[str, Any] = {}
@@ -145,4 +194,13 @@ def load() -> Settings:
                 values[key] = json.loads(raw)
             except json.JSONDecodeError:
                 values[key] = raw
-    return parse(values)
+    settings = parse(values, pulumi.get_stack())
+    pins, present = settings.release, releases.program()
+    if pins and pins.program != present:
+        raise wrong(
+            [
+                f"{PROJECT}:{KEY}.program: {pulumi.get_stack()} runs program {pins.program}, and this is {present}: "
+                f"promote it, or run the one of commit {pins.commit[:12]} (`python -m ops` does that by itself)"
+            ]
+        )
+    return settings

@@ -57,16 +57,18 @@ class Change:
 
 
 class Collector:
-    """Collects the changes a preview announces."""
+    """Collects the changes a preview announces. refreshed: of a refresh, which tells what it found when it is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, refreshed: bool = False) -> None:
         self.changes: list[Change] = []
+        self._refreshed = refreshed
 
     def event(self, event: Event) -> None:
         """Take in one engine event."""
-        if not event.resource_pre_event:
+        told = event.res_outputs_event if self._refreshed else event.resource_pre_event
+        if not told:
             return
-        step = event.resource_pre_event.metadata
+        step = told.metadata
         op = step.op.value
         # A replacement is announced in three steps; the middle one carries the difference and stands for all.
         if op in ("same", "read", "refresh", "create-replacement", "delete-replaced"):
@@ -122,10 +124,10 @@ def mask(value: Any) -> Any:
     return value
 
 
-def table(changes: list[Change]) -> Table:
-    """The changes for people."""
+def table(changes: list[Change], sides: tuple[str, str] = ("from", "to")) -> Table:
+    """The changes for people; `sides`: what stands over the old and the new values."""
     result = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("", "resource", "property", "from", "to"):
+    for title in ("", "resource", "property", *sides):
         result.add_column(title, overflow="fold")
     for change in changes:
         mark = MARKS.get(change.op, change.op)

@@ -13,12 +13,16 @@ import typer
 from ops import certificates, changes, kube, progress, stacks, tls, workspace
 from ops.console import Console
 from ops.errors import OpsError
+from ops.promote import cli as promotion
 from ops.rotate import cli as rotate
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 certificates_app = typer.Typer(no_args_is_help=True, help="Redis's certificate, where no cert-manager makes it.")
 app.add_typer(certificates_app, name="certificates")
 app.add_typer(rotate.app, name="rotate")
+app.command()(promotion.promote)
+app.command()(promotion.rollback)
+app.command("drift")(promotion.drifted)
 console = Console()
 
 Stack = Annotated[str, typer.Option("--stack", "-s", help="Which stack: the name in Pulumi.<stack>.yaml.")]
@@ -116,34 +120,28 @@ def outputs(stack: Stack = workspace.DEV) -> None:
     """Print the stack's outputs as JSON."""
     where = Console(stderr=True)
     target = stacks.select(where, stack, deploys=False)
-    found = deployed(target)
+    found = stacks.deployed(target)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
-
-
-def deployed(target: stacks.Target) -> dict[str, Any]:
-    """The outputs of a deployed stack.
-
-    Raises:
-        OpsError: with exit code 2, when it is not deployed.
-    """
-    opened = target.engine.open(target.say, create=False)
-    found = target.engine.outputs() if opened else {}
-    if "release" not in found:
-        raise OpsError(f"Stack {target.stack} is not deployed: run `python -m ops up --stack {target.stack}`.", 2)
-    return found
 
 
 @app.command()
 def verify(
     stack: Stack = workspace.DEV,
     read_only: Annotated[bool, typer.Option("--read-only", help="Leave the pods alone.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Kill pods too, without a warning.")] = False,
     json_file: Json = None,
 ) -> None:
-    """Prove the plan's promises against the live stack; exit 1 when one does not hold."""
+    """Prove the plan's promises against the live stack; exit 1 when one does not hold.
+
+    What a stage proved is kept beside it, as the evidence on which `promote` stands.
+    """
     from ops import verify as checks
 
-    target = stacks.select(console, stack, deploys=False)
-    report = checks.verify(target, deployed(target), read_only)
+    if deep and read_only:
+        raise OpsError("--deep kills pods, and --read-only leaves them alone: choose one.", 2)
+    # The program of everybody's own stack needs images that may be gone; nothing is promoted from there.
+    target = stacks.select(console, stack, deploys=stack != workspace.DEV)
+    report = checks.verify(target, stacks.deployed(target), read_only, deep)
     if json_file:
         json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n")
     if report.failed:
@@ -164,7 +162,7 @@ def backup(
     from ops import backup_claim, redis_pods
 
     target = stacks.select(console, stack, deploys=False)
-    found = deployed(target)
+    found = stacks.deployed(target)
     pods = redis_pods.of(target, found)
     if to_claim:
         backup_claim.to_claim(target, pods)
@@ -190,7 +188,7 @@ def restore(
 
     target = stacks.select(console, stack, deploys=False)
     how = restores.Wish(dry_run, overwrite, replace, yes)
-    restores.restore(target, redis_pods.of(target, deployed(target)), file, from_claim, how)
+    restores.restore(target, redis_pods.of(target, stacks.deployed(target)), file, from_claim, how)
 
 
 @certificates_app.command()
@@ -201,8 +199,8 @@ def issue(
 ) -> None:
     """Make the certificate of a stack without cert-manager: our own CA, one Secret for Redis."""
     where = workspace.find(stack)
-    cluster = kube.connect(stack)
-    settings = workspace.settings_of(where, workspace.configuration(where, workspace.ANY_IMAGES))
+    cluster = kube.connect(stack, workspace.context(where))
+    settings = workspace.settings_of(where, workspace.configuration(where, workspace.ANY_IMAGES), False)
     head = f"Stack {stack}: cluster {cluster.context} ({cluster.server}), namespace {settings.namespace}"
     console.print(head, highlight=False, soft_wrap=True)
     certificates.name_of(settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import runpy
 import signal
 import subprocess
 import threading
@@ -19,16 +18,12 @@ from pulumi.automation._cmd import OnOutput
 from pulumi.automation.errors import StackNotFoundError, create_command_error
 from semver import VersionInfo
 
-from ops import cli_tools, locks, workspace
+from infra.release import Release
+from ops import cli_tools, locks, programs, workspace
 from ops.errors import OpsError
 from ops.report import reduce_text
 
 Event = auto.EngineEvent
-
-
-def program() -> None:
-    """The stack's program, as `pulumi up` would run it."""
-    runpy.run_module("infra", run_name="__main__")
 
 
 class Command(auto.PulumiCommand):
@@ -103,6 +98,8 @@ class Engine:
         workspace: the stack's files.
         tools: the CLI and the plugins in use.
         environment: what the engine gets on top of this process's environment.
+
+    A stack with a release runs the program that this pins; `pins` stand in the mirror in place of the file's own.
     """
 
     def __init__(
@@ -110,11 +107,13 @@ class Engine:
         where: workspace.Workspace,
         kubeconfig: str | None,
         images: Mapping[str, str],
-        run: Callable[[], None] = program,
+        release: Release | None = None,
+        pins: Mapping[str, Any] | None = None,
     ) -> None:
         self.workspace = where
         self.tools = cli_tools.find()
-        workspace.write_mirror(where, images)
+        run = programs.pinned(release, where.state)
+        workspace.write_mirror(where, images, pins)
         self.environment = dict(self.tools.environment)
         self.environment |= cli_tools.backend(where)
         self.environment |= cli_tools.passphrase(where, self.environment)
@@ -170,6 +169,21 @@ class Engine:
             deployment.deployment.pop("pending_operations")  # type: ignore[union-attr]
             self._local.import_stack(self.workspace.stack, deployment)
             return len(resources)
+
+    def resources(self) -> list[dict[str, Any]]:
+        """The resources in the stack's state, secrets encrypted."""
+        with _readable():
+            content = self._local.export_stack(self.workspace.stack).deployment or {}
+        return list(content.get("resources") or [])
+
+    def set_output(self, name: str, value: Any) -> None:
+        """Put an output beside those of the program; the next `up` drops it."""
+        with _readable():
+            deployment = self._local.export_stack(self.workspace.stack)
+            for resource in (deployment.deployment or {}).get("resources") or []:
+                if resource["type"] == "pulumi:pulumi:Stack":
+                    resource["outputs"] = {**resource.get("outputs", {}), name: value}
+            self._local.import_stack(self.workspace.stack, deployment)
 
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs, secret ones masked; {} when it was never deployed."""

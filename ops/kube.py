@@ -70,16 +70,25 @@ def find_kubeconfig(stack: str) -> str:
     raise OpsError(f"No cluster for stack {stack}: {start}set KUBECONFIG to a cluster's kubeconfig.")
 
 
-def connect(stack: str) -> Cluster:
+def connect(stack: str, context: str | None = None) -> Cluster:
     """The stack's cluster. Reads the kubeconfig only; sends nothing.
+
+    Args:
+        stack: the stack's name.
+        context: of the kubeconfig; None: its current one.
 
     Raises:
         OpsError: the kubeconfig is missing or unusable.
     """
     path = find_kubeconfig(stack)
     try:
-        _, active = kubernetes.config.list_kube_config_contexts(path)
-        api = kubernetes.config.new_client_from_config(path)
+        known, active = kubernetes.config.list_kube_config_contexts(path)
+        if context:
+            active = next((entry for entry in known if entry["name"] == context), None)
+            if active is None:
+                names = ", ".join(entry["name"] for entry in known)
+                raise OpsError(f"kubernetes:context of stack {stack} is {context}; {path} has: {names}.")
+        api = kubernetes.config.new_client_from_config(path, context=context)
     except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
         raise OpsError(f"The kubeconfig {path} cannot be used: {error}") from None
     if not api.configuration.verify_ssl:

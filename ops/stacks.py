@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from pulumi import automation as auto
 from rich.console import Console
 
+from infra.release import Release
 from infra.settings import Settings
 from ops import kube, preflight, progress, report, tls, workspace
 from ops.engine import Engine
@@ -41,7 +42,13 @@ class Target:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def select(console: Console, stack: str, images: Path | None = None, deploys: bool = True) -> Target:
+def select(
+    console: Console,
+    stack: str,
+    images: Path | None = None,
+    deploys: bool = True,
+    pins: Mapping[str, Any] | None = None,
+) -> Target:
     """Find a stack's files, tools and cluster, and say which they are. Changes nothing but the mirror.
 
     Args:
@@ -49,6 +56,7 @@ def select(console: Console, stack: str, images: Path | None = None, deploys: bo
         stack: the stack's name.
         deploys: the program will run, so that it needs images.
         images: what `python -m images build --json FILE` wrote; None: `.state/images.json`, for dev, when there is one.
+        pins: a release in place of the one in the stack file.
 
     Raises:
         OpsError: something is missing or wrong.
@@ -57,17 +65,30 @@ def select(console: Console, stack: str, images: Path | None = None, deploys: bo
     usual = where.state / "images.json"
     if images is None and stack == workspace.DEV and usual.exists():
         images = usual
-    cluster = kube.connect(stack)
+    cluster = kube.connect(stack, workspace.context(where))
     references = workspace.read_images(images) if images else {}
     given = references if deploys else {**workspace.ANY_IMAGES, **references}
-    settings = workspace.settings_of(where, workspace.configuration(where, given))
-    engine = Engine(where, cluster.kubeconfig, references)
+    settings = workspace.settings_of(where, workspace.configuration(where, given, pins), deploys)
+    engine = Engine(where, cluster.kubeconfig, references, settings.release if deploys else None, pins)
     target = Target(console, cluster, engine, settings)
     target.say(f"Stack {stack}: cluster {cluster.context} ({cluster.server}), namespace {settings.namespace}")
     target.say(f"Engine: {engine.tools}")
     if "stand-in" in engine.tools.plugins.values() and stack != workspace.DEV:
         target.say("! The stand-in plugins are for development and CI: people's stacks need the official Pulumi.")
     return target
+
+
+def deployed(target: Target) -> dict[str, Any]:
+    """The outputs of a deployed stack.
+
+    Raises:
+        OpsError: with exit code 2, when it is not deployed.
+    """
+    opened = target.engine.open(target.say, create=False)
+    found = target.engine.outputs() if opened else {}
+    if "release" not in found:
+        raise OpsError(f"Stack {target.stack} is not deployed: run `python -m ops up --stack {target.stack}`.", 2)
+    return found
 
 
 def preflight_or_stop(target: Target, blocking: bool = True) -> None:
@@ -138,11 +159,29 @@ def _failure(target: Target, verb: str, shown: progress.Progress, error: Excepti
 
 
 def up(
-    target: Target, refresh: bool = False, listen: Callable[[auto.EngineEvent], None] | None = None
+    target: Target,
+    refresh: bool = False,
+    listen: Callable[[auto.EngineEvent], None] | None = None,
+    promoting: bool = False,
 ) -> progress.Progress:
-    """Make the cluster what the program declares; `listen` gets every engine event."""
+    """Make the cluster what the program declares.
+
+    Args:
+        target: the stack.
+        refresh: look at the cluster first.
+        listen: gets every engine event.
+        promoting: the pins may be other ones than what runs: the gate has judged them.
+    """
     stack = target.engine.open(target.say)
     assert stack is not None  # noqa: S101 - made when it was missing
+    pins = target.settings.release
+    if pins and not promoting:
+        runs = (target.engine.outputs().get("settings") or {}).get("release")
+        if runs is None or Release.model_validate(runs).id != pins.id:
+            raise OpsError(
+                f"Pulumi.{target.stack}.yaml pins release {pins.id}, which {target.stack} does not run: "
+                f"`python -m ops promote {pins.source} {target.stack} --pinned` judges and applies it."
+            )
     resources = target.engine.settle(target.say)
     record = target.engine.workspace.directory / "cluster"
     before = record.read_text().split() if record.exists() else []

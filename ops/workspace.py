@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from infra.release import KEY
 from infra.settings import ACCEPTED, PROJECT, Settings, SettingsError, parse
 from ops.errors import OpsError
 
@@ -39,6 +40,10 @@ class Workspace:
 
     stack: str
     repo: Path = REPO
+
+    def sibling(self, stack: str) -> Workspace:
+        """Another stack of the same repository."""
+        return Workspace(stack, self.repo)
 
     @property
     def state(self) -> Path:
@@ -119,6 +124,8 @@ def with_images(config: Mapping[str, Any], images: Mapping[str, str]) -> dict[st
         images: `redis`, `api` and `haproxy` to a reference by digest.
     """
     filled = dict(config)
+    if f"{PROJECT}:{KEY}" in filled:
+        return filled  # a release pins its own
     for name, part, key in (("redis", "redis", "image"), ("haproxy", "redis", "proxyImage"), ("api", "api", "image")):
         value = filled.get(f"{PROJECT}:{part}") or {}
         if name not in images or not isinstance(value, dict) or value.get(key):
@@ -133,15 +140,28 @@ def with_images(config: Mapping[str, Any], images: Mapping[str, str]) -> dict[st
     return filled
 
 
-def configuration(workspace: Workspace, images: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration in force, `session-store:<key>` to value: project defaults, stack file, images."""
+def configuration(
+    workspace: Workspace, images: Mapping[str, str], pins: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The configuration in force, `session-store:<key>` to value: project defaults, stack file, pins, images."""
     declared = read_yaml(workspace.repo / "Pulumi.yaml").get("config") or {}
     defaults = {key: value["default"] for key, value in declared.items() if "default" in value}
-    return with_images({**defaults, **(read_yaml(workspace.source).get("config") or {})}, images)
+    return with_images({**defaults, **_pinned(read_yaml(workspace.source).get("config") or {}, pins)}, images)
 
 
-def write_mirror(workspace: Workspace, images: Mapping[str, str]) -> None:
-    """Write the mirror; the secrets salt of an earlier run stays valid."""
+def context(workspace: Workspace) -> str | None:
+    """The kubeconfig's context that the stack file names, for us and for the provider; None: the current one."""
+    found = (read_yaml(workspace.source).get("config") or {}).get("kubernetes:context")
+    return str(found) if found else None
+
+
+def _pinned(config: Mapping[str, Any], pins: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The configuration with other pins than its own, where there are any."""
+    return {**config, f"{PROJECT}:{KEY}": dict(pins)} if pins else dict(config)
+
+
+def write_mirror(workspace: Workspace, images: Mapping[str, str], pins: Mapping[str, Any] | None = None) -> None:
+    """Write the mirror; the secrets salt of an earlier run stays valid. pins: what a promotion would write."""
     workspace.directory.mkdir(parents=True, exist_ok=True)
     project = read_yaml(workspace.repo / "Pulumi.yaml")
     project.pop("main", None)  # the program runs inline, from this process
@@ -151,7 +171,7 @@ def write_mirror(workspace: Workspace, images: Mapping[str, str]) -> None:
     stack = read_yaml(workspace.source)
     if not any(key in stack for key in SECRETS_KEYS):
         stack |= {key: kept[key] for key in SECRETS_KEYS if key in kept}
-    config = dict(stack.get("config") or {})
+    config = _pinned(stack.get("config") or {}, pins)
     if workspace.stack == DEV and not kept and "encryptionsalt" not in stack:
         # `.state` was deleted, and with it what would decrypt these: dev starts anew.
         config = {key: value for key, value in config.items() if not _encrypted(value)}
@@ -196,24 +216,44 @@ def publish_secret(workspace: Workspace, key: str) -> None:
     text, count = re.subn(r"^config:[ \t]*(#.*)?\n", lambda head: head[0] + block, text, flags=re.MULTILINE)
     if not count:
         text = f"{text.rstrip()}\nconfig:\n{block}"
+    replace_text(workspace.source, text, wanted, f"put this below `config:`\n{block}")
+
+
+def replace_text(path: Path, text: str, wanted: Mapping[str, Any], by_hand: str) -> None:
+    """Replace a YAML file whose text was edited, if the edit says what is wanted and nothing else.
+
+    Args:
+        path: the file.
+        text: its new text.
+        wanted: what that must say.
+        by_hand: what a person would do instead.
+
+    Raises:
+        OpsError: the file's shape left no safe edit; it is as it was.
+    """
     try:
         same = yaml.safe_load(text) == wanted
     except yaml.YAMLError:
         same = False
     if not same:
-        raise OpsError(f"{workspace.source} cannot be changed here safely: put this below `config:`\n{block}")
-    partial = workspace.source.with_suffix(".new")
+        raise OpsError(f"{path} cannot be changed here without touching the rest of it: {by_hand}")
+    partial = path.with_name(f".{path.name}.new")
     partial.write_text(text)
-    partial.chmod(workspace.source.stat().st_mode)
-    partial.replace(workspace.source)
+    partial.chmod(path.stat().st_mode)
+    partial.replace(path)
 
 
 def _encrypted(value: Any) -> bool:
     return isinstance(value, dict) and set(value) == {"secure"} and isinstance(value["secure"], str)
 
 
-def settings_of(workspace: Workspace, config: Mapping[str, Any]) -> Settings:
+def settings_of(workspace: Workspace, config: Mapping[str, Any], deploys: bool = True) -> Settings:
     """The stack's settings, read without the engine; encrypted values read as `[secret]`.
+
+    Args:
+        workspace: the stack's files.
+        config: as `configuration` gives it.
+        deploys: they are to be run, so that a stage that is promoted to must have a release.
 
     Raises:
         OpsError: naming every wrong key at once.
@@ -224,7 +264,7 @@ def settings_of(workspace: Workspace, config: Mapping[str, Any]) -> Settings:
         if project == PROJECT and key != ACCEPTED:
             values[key] = _plain(value)
     try:
-        return parse(values)
+        return parse(values, workspace.stack if deploys or KEY in values else None)
     except SettingsError as error:
         built = f"\n`python -m images build --json {workspace.state}/images.json` makes dev's images."
         hint = (

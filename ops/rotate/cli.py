@@ -96,8 +96,8 @@ def certificates(
 ) -> None:
     """Renew Redis's certificate, and see every pod serve it. One of somebody else's is only checked."""
     where = workspace.find(stack)
-    cluster = kube.connect(stack)
-    settings = workspace.settings_of(where, workspace.configuration(where, workspace.ANY_IMAGES))
+    cluster = kube.connect(stack, workspace.context(where))
+    settings = workspace.settings_of(where, workspace.configuration(where, workspace.ANY_IMAGES), False)
     steps = Steps(console, f"python -m ops rotate certificates --stack {stack}{' --authority' * authority}")
     steps.say(f"Stack {stack}: cluster {cluster.context} ({cluster.server}), namespace {settings.namespace}")
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import yaml
 
 from infra.settings import PROJECT
 from ops.errors import OpsError
-from ops.workspace import read_yaml
+from ops.workspace import read_yaml, replace_text
 
 CREDENTIALS = f"{PROJECT}:credentials"
 
@@ -32,29 +31,18 @@ def set_credentials(path: Path, changes: Mapping[str, int]) -> bool:
     present = read_yaml(path)
     wanted = copy.deepcopy(present)
     config = wanted["config"] = wanted.get("config") or {}
-    by_hand = "\n".join([f"  {CREDENTIALS}:", *(f"    {key}: {value}" for key, value in changes.items())])
-    refuse = OpsError(
-        f"{path} cannot be changed here without touching the rest of it: put this below `config:`\n{by_hand}"
-    )
+    lines = [f"  {CREDENTIALS}:", *(f"    {key}: {value}" for key, value in changes.items())]
+    by_hand = "\n".join(["put this below `config:`", *lines])
     section = config.get(CREDENTIALS)
     if not isinstance(config, dict) or not isinstance(section, dict | None) or "secure" in (section or {}):
-        raise refuse
+        raise OpsError(f"{path} cannot be changed here: {by_hand}")
     config[CREDENTIALS] = {**(section or {}), **changes}
     if wanted == present:
         return False
     text = path.read_text()
     for key, value in changes.items():
         text = _set(text, key, value)
-    try:
-        same = yaml.safe_load(text) == wanted
-    except yaml.YAMLError:
-        same = False
-    if not same:
-        raise refuse
-    partial = path.with_name(f".{path.name}.new")
-    partial.write_text(text)
-    os.chmod(partial, path.stat().st_mode)  # noqa: PTH101 - the mode of another file
-    partial.replace(path)
+    replace_text(path, text, wanted, by_hand)
     return True
 
 

@@ -43,9 +43,12 @@ class Declared(mocks.Mocks):
     secret: set[tuple[str, str]] = field(default_factory=set)
     """Objects with an input that the engine keeps encrypted."""
     outputs: dict[str, Any] = field(default_factory=dict)
+    raw: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    """(type, name, inputs) as the engine gets them, with its marks of what is secret."""
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
         kind = args.typ.rsplit(":", 1)[-1]
+        self.raw.append((args.typ, args.name, args.inputs))
         outputs = self.objects[kind, args.name] = _plain(args.inputs)
         if outputs != args.inputs:
             self.secret.add((kind, args.name))
@@ -82,10 +85,10 @@ def _inline() -> object:
     return runpy.run_module("infra", run_name="__main__")
 
 
-def declare(values: dict[str, Any], run: Callable[[], object] = _inline) -> Declared:
+def declare(values: dict[str, Any], run: Callable[[], object] = _inline, stack: str = "test") -> Declared:
     """Run the program with this configuration, as `ops` does unless `run` says otherwise."""
     declared = Declared()
-    pulumi.runtime.set_mocks(declared, project="session-store", stack="test", preview=False)
+    pulumi.runtime.set_mocks(declared, project="session-store", stack=stack, preview=False)
     texts = {
         f"session-store:{key}": value if isinstance(value, str) else json.dumps(value) for key, value in values.items()
     }

@@ -13,8 +13,10 @@ import pytest
 import yaml
 from program import API_IMAGE, REDIS_IMAGE, Declared, config, declare
 
+from infra import release as releases
 from infra.certificates import dns_names
 from infra.settings import parse
+from ops.promote.pins import of_stage
 
 MODES = {
     "default": config(),
@@ -243,9 +245,15 @@ def test_program_runs_as_pulumi_up_runs_it(request: pytest.FixtureRequest) -> No
 
 @pytest.mark.parametrize("stack", ["staging", "prod"])
 def test_shipped_stacks_declare_without_a_cluster(stack: str, request: pytest.FixtureRequest) -> None:
-    text = (request.config.rootpath / f"Pulumi.{stack}.yaml").read_text()
-    values = {k.removeprefix("session-store:"): v for k, v in yaml.safe_load(text)["config"].items()}
-    declared = declare(values)
+    def read(name: str) -> dict[str, Any]:
+        text = (request.config.rootpath / f"Pulumi.{name}.yaml").read_text()
+        return {k.removeprefix("session-store:"): v for k, v in yaml.safe_load(text)["config"].items()}
+
+    values = read(stack)
+    if stack == "prod":  # what a promotion would write
+        staging = parse(read("staging"))
+        values["release"] = of_stage("staging", {"release": releases.describe(staging)}, staging, "0" * 40).as_config()
+    declared = declare(values, stack=stack)
     assert declared.outputs["namespace"] == f"session-store-{stack}"
     assert declared.env()["REDIS_TLS"] == "true"
     assert declared.objects["Deployment", "api"]["spec"]["replicas"] >= 2
