@@ -81,6 +81,7 @@ class Report:
     read_only: bool
     cluster: str = ""
     namespace: str = ""
+    deep: bool = False
     lines: list[Line] = field(default_factory=list)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -113,6 +114,7 @@ class Report:
             "release": self.release,
             "time": self.started.isoformat(timespec="seconds"),
             "readOnly": self.read_only,
+            "deep": self.deep,
             "ok": not self.failed,
             "counts": self.counts,
             "lines": [vars(line) for line in self.lines],

@@ -17,7 +17,7 @@ from program import config
 from rich.console import Console
 
 from infra.settings import parse
-from ops import cli, tls, tunnel
+from ops import stacks, tls, tunnel
 from ops import verify as verification
 from ops.errors import OpsError
 from ops.tunnel import Reply
@@ -327,7 +327,7 @@ class FakeTarget:
 @pytest.mark.parametrize("outputs", [None, {}, {"namespace": "x"}])
 def test_a_stack_that_is_not_deployed_is_exit_2(outputs: dict[str, Any] | None) -> None:
     with pytest.raises(OpsError, match="Stack dev is not deployed: run `python -m ops up --stack dev`") as error:
-        cli.deployed(FakeTarget(outputs))  # type: ignore[arg-type]
+        stacks.deployed(FakeTarget(outputs))  # type: ignore[arg-type]
     assert error.value.code == 2
 
 

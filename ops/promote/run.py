@@ -1,0 +1,333 @@
+"""A promotion from the gate to the record, and the way back. Stopped anywhere, the same command goes on."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from infra.release import Release
+from infra.settings import parse
+from ops import changes, programs, stacks, verify
+from ops.changes import Change
+from ops.errors import OpsError
+from ops.promote import gate, pins, records
+from ops.promote.gate import Refusal
+from ops.promote.records import Record
+from ops.stacks import Target
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How far to go: `dry_run` shows, `check` judges, `pull_request` writes pins and record, else all of it.
+
+    Attributes:
+        pinned: the release is the one that the stack file pins already.
+        override: why to pass over refusals.
+    """
+
+    yes: bool = False
+    dry_run: bool = False
+    check: bool = False
+    pull_request: bool = False
+    pinned: bool = False
+    override: str | None = None
+
+
+@dataclass
+class Prospect:
+    """What a change of release would do to a stage.
+
+    Attributes:
+        target: the stage with the new pins; None: its settings fail with them.
+        previous: the release it runs; None: none.
+        resources: what the engine would do.
+    """
+
+    release: Release
+    target: Target | None
+    previous: Release | None
+    resources: list[Change]
+    refusals: list[Refusal]
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(what, before, after) of images, settings, program and resources."""
+        found = pins.differences(self.previous, self.release)
+        for change in self.resources:
+            paths = ", ".join(item.path for item in change.properties[:6])
+            found.append((change.resource, "", f"{change.op}{f': {paths}' if paths else ''}"))
+        return found
+
+
+def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
+    """See the module.
+
+    Raises:
+        OpsError: refused (every reason), or failed (what was done about it).
+    """
+    before = stacks.select(console, source)
+    gate.stages(before.settings, source, stage)
+    outputs = stacks.deployed(before)
+    known = records.of(before.engine.workspace.repo, stage)
+    last = known[-1] if known else None
+    if wish.pinned or wish.check:
+        release = pins.read(stacks.select(Console(quiet=True), stage, deploys=False).engine.workspace)
+        if release is None:
+            if wish.check:
+                before.say(f"{stage} pins no release yet: nothing to check.")
+                return
+            raise OpsError(f"Pulumi.{stage}.yaml pins no release: `python -m ops promote {source} {stage}`.")
+    else:
+        release = _release(before, outputs)
+    plan = prospect(console, stage, release)
+    interrupted = last is not None and last.status == records.STARTED
+    same = plan.previous is not None and plan.previous.id == release.id
+    if same and not interrupted and (wish.pinned or wish.check or not plan.refusals):
+        before.say(f"{stage} runs release {release.id} already: nothing to promote.")
+        return
+    earlier = any(
+        r.release.id == release.id and r.status == records.DONE for r in records.of(before.engine.workspace.repo, stage)
+    )
+    if wish.check and earlier:
+        before.say(f"{stage} pins release {release.id}, which it ran before: going back needs no new evidence.")
+        return
+    found = gate.evidence_of(before)
+    for warning in gate.overridden(before, found):
+        before.say(f"! {warning}")
+    reasons = [*gate.in_use(before), *gate.proof(source, before.settings, found, release.id)]
+    if not wish.pinned and not wish.check:
+        reasons += gate.working_tree(before, outputs, programs.commit)
+        if not any(r.firm for r in reasons):
+            reasons += gate.by_hand(before)
+    reasons += plan.refusals
+    _show(console, stage, plan)
+    passed = _judge(reasons, wish.override, f"{source} to {stage}")
+    if wish.check:
+        before.say(f"{stage} may run release {release.id}: {source} has proved it.")
+        return
+    if wish.dry_run:
+        before.say("That is what would be done; nothing was changed.")
+        return
+    _ask(wish.yes, f"Promote release {release.id} from {source} to {stage}?", "promote")
+    record = _record(before, last, plan, "promotion")
+    record.evidence = found.proved.get(release.id, {})
+    record.override, record.refusals = (wish.override, passed) if passed else (None, [])
+    record.write()
+    pins.write(before.engine.workspace.sibling(stage), release)
+    assert record.path is not None  # noqa: S101 - it was written
+    if wish.pull_request:
+        record.end(records.PROPOSED, "the update is left to CI")
+        before.say(f"Pins are in Pulumi.{stage}.yaml, the record is {record.path}.")
+        before.say(f"Next: commit both, open a pull request; after it, `ops promote {source} {stage} --pinned --yes`.")
+        return
+    _apply(console, stage, record)
+
+
+def rollback(console: Console, stage: str, to: str | None, wish: Wish) -> None:
+    """Have a stage run an earlier promotion's release again; data stays.
+
+    Args:
+        console: where people read.
+        stage: its name.
+        to: a record's name or the head of a release's id; None: what ran before the present one.
+        wish: yes, dry_run, override.
+
+    Raises:
+        OpsError: there is nothing to go back to, or it failed.
+    """
+    present = stacks.select(console, stage, deploys=False)
+    if present.settings.stages.index(stage) < 2 if stage in present.settings.stages else True:
+        raise OpsError(f"Nothing is promoted to {stage}: `git revert` its stack file and run `up`.", 2)
+    repo = present.engine.workspace.repo
+    known = records.of(repo, stage)
+    last = known[-1] if known else None
+    outputs = stacks.deployed(present)
+    running = _running(outputs)
+    release = _earlier(stage, known, running, to)
+    plan = prospect(console, stage, release)
+    _show(console, stage, plan)
+    passed = _judge(plan.refusals, wish.override, f"{stage} back to {release.id}")
+    if wish.dry_run:
+        present.say("That is what would be done; nothing was changed.")
+        return
+    _ask(wish.yes, f"Take {stage} back to release {release.id}?", "rollback")
+    record = _record(present, last, plan, "rollback")
+    record.override, record.refusals = (wish.override, passed) if passed else (None, [])
+    record.write()
+    pins.write(present.engine.workspace, release)
+    _apply(console, stage, record)
+
+
+def prospect(console: Console, stage: str, release: Release) -> Prospect:
+    """What a stage would do with other pins, and what speaks against it."""
+    found = Prospect(release, None, None, [], [])
+    try:
+        target = found.target = stacks.select(console, stage, pins=release.as_config())
+    except OpsError as error:
+        if error.code == 2:
+            raise
+        found.refusals.append(Refusal(f"the settings of {stage} fail with it: {error}", firm=True))
+        return found
+    found.refusals += gate.in_use(target)
+    if found.refusals:
+        return found
+    found.refusals += gate.before_update(target)
+    opened = target.engine.open(target.say)
+    found.previous = _running(target.engine.outputs())
+    collected = changes.Collector()
+    try:
+        stacks.run(target, "preview", partial(_preview, opened), collected.event)
+    except OpsError as error:
+        found.refusals.append(Refusal(f"the preview of {stage} fails: {error}", firm=True))
+    found.resources = collected.changes
+    found.refusals += gate.keeps_data(stage, collected.changes)
+    return found
+
+
+def _preview(stack: Any, **shown: Any) -> None:
+    stack.preview(suppress_outputs=True, **shown)
+
+
+def _release(before: Target, outputs: dict[str, Any]) -> Release:
+    """What the stage before runs, pinned to the commit that holds its program."""
+    deployed = parse(outputs["settings"])
+    if deployed.release:
+        commit = deployed.release.commit
+    else:
+        try:
+            commit = programs.commit()
+        except OpsError:
+            commit = "0" * 40  # the gate says why, and nothing is written
+    if "id" not in outputs["release"]:
+        raise OpsError(f"{before.stack} was last updated by an older program: `python -m ops up -s {before.stack}`.")
+    return pins.of_stage(before.stack, outputs, deployed, commit)
+
+
+def _running(outputs: dict[str, Any]) -> Release | None:
+    found = (outputs.get("settings") or {}).get("release")
+    return Release.model_validate(found) if found else None
+
+
+def _earlier(stage: str, known: list[Record], running: Release | None, to: str | None) -> Release:
+    last = known[-1] if known else None
+    if to is None and last and last.status in (records.STARTED, records.FAILED) and last.previous:
+        return last.previous
+    done = [r for r in known if r.status == records.DONE]
+    if to is not None:
+        done = [r for r in done if to in (r.name, f"{r.name}.md") or r.release.id.startswith(to)]
+    elif running:
+        done = [r for r in done if r.release.id != running.id]
+    if not done:
+        names = ", ".join(f"{r.name} ({r.release.id})" for r in known if r.status == records.DONE) or "none"
+        raise OpsError(f"There is no earlier promotion of {stage}{f' like {to}' if to else ''}; there are: {names}.")
+    return done[-1].release
+
+
+def _judge(reasons: list[Refusal], override: str | None, what: str) -> list[str]:
+    """The refusals that an override passes over.
+
+    Raises:
+        OpsError: listing those that none does.
+    """
+    firm = [r for r in reasons if r.firm]
+    soft = [r for r in reasons if not r.firm]
+    if override is not None and not override.strip():
+        raise OpsError("--override needs the reason, in words: it goes into the record.", 2)
+    left = firm if override else reasons
+    if left:
+        lines = "\n".join(f"  - {reason}" for reason in left)
+        hint = "\n(an emergency: --override 'REASON' passes over it, and is recorded)" if soft and not firm else ""
+        raise OpsError(f"Refused, {what}:\n{lines}{hint}")
+    return [str(reason) for reason in soft]
+
+
+def _show(console: Console, stage: str, plan: Prospect) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold", title=None)
+    for title in ("what", f"{stage} runs", "it will run"):
+        table.add_column(title, overflow="fold")
+    for what, old, new in plan.rows:
+        table.add_row(what, Text(old, "red"), Text(new, "green"))
+    if plan.rows:
+        console.print(table)
+
+
+def _ask(yes: bool, question: str, command: str) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise OpsError(f"`{command}` changes a stage: repeat it with --yes when nobody is there to ask.")
+    typer.confirm(question, abort=True)
+
+
+def _record(target: Target, last: Record | None, plan: Prospect, kind: str) -> Record:
+    """A new record; or the one of a run that was stopped, when it was for the same."""
+    previous = plan.previous
+    if last and last.status in (records.STARTED, records.PROPOSED):
+        if last.release.id == plan.release.id and last.kind == kind:
+            target.say(f"Going on with {last.name}.")
+            last.status = records.STARTED
+            return last
+        if last.status == records.STARTED:
+            last.end(records.LEFT, f"stopped, and replaced by release {plan.release.id}")
+            # The stage may run a part of that one: what it ran before is what can be gone back to.
+            previous = last.previous if previous and previous.id == last.release.id else previous
+    record = Record(target.stack, kind, plan.release, previous, differences=plan.rows)
+    record.stage = plan.target.stack if plan.target else target.stack
+    record.begin(target.engine.workspace.repo)
+    return record
+
+
+def _apply(console: Console, stage: str, record: Record) -> None:
+    """Update the stage to its pins, verify it, record it; go back when it fails."""
+    again = f"the same command goes on, `python -m ops rollback {stage}` undoes it"
+    target = stacks.select(Console(quiet=True), stage)
+    target = Target(console, target.cluster, target.engine, target.settings)
+    try:
+        _update(target)
+    except OpsError as error:
+        if target.engine.interrupted:
+            raise OpsError(f"{error}\nThe promotion is recorded as started ({record.path}): {again}.") from None
+        _undo(console, stage, record, error)
+    record.end(records.DONE, f"release {record.release.id} runs, and verify is green")
+    target.say(f"{stage} runs release {record.release.id}. The record: {record.path}")
+    target.say(f"Next: commit Pulumi.{stage}.yaml and {records.FOLDER}/. Back: `python -m ops rollback {stage}`")
+
+
+def _update(target: Target) -> None:
+    stacks.up(target, promoting=True)
+    report = verify.verify(target, stacks.deployed(target), read_only=True)
+    if report.failed:
+        red = "; ".join(f"{line.title}: {line.evidence}" for line in report.lines if line.status == "fail")
+        raise OpsError(f"{target.stack} was updated and does not keep its promises: {red}")
+
+
+def _undo(console: Console, stage: str, record: Record, error: OpsError) -> None:
+    """Go back to what the stage ran; ends in an error in any case."""
+    reason = " ".join(str(error).split())[:500]
+    previous = record.previous
+    if previous is None:
+        record.end(records.FAILED, reason)
+        raise OpsError(f"{error}\n{stage} ran nothing before: there is nothing to go back to. Mend it, and run again.")
+    console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Going back to release {previous.id}.", style="yellow", highlight=False)
+    pins.write(stacks.select(Console(quiet=True), stage, deploys=False).engine.workspace, previous)
+    target = stacks.select(console, stage)
+    try:
+        _update(target)
+    except OpsError as second:
+        record.end(records.FAILED, f"{reason}; going back failed too: {' '.join(str(second).split())[:300]}")
+        raise OpsError(
+            f"{second}\nGoing back failed too: {stage} is between two releases. "
+            f"`python -m ops rollback {stage}` tries again."
+        ) from None
+    record.end(records.UNDONE, reason)
+    raise OpsError(
+        f"The {record.kind} failed; {stage} runs release {previous.id} again, verified. The record: {record.path}"
+    )
