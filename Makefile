@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 IMAGES := .state/images.json
 
-.PHONY: help up down test lint requirements clean
+.PHONY: help up down test unit lint policy-pack requirements clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -30,16 +30,32 @@ down: $(STAMP) ## Stop the embedded cluster; its data stays (cluster down --purg
 test: $(STAMP) ## Linters, unit, API, engine and cluster tests, on a cluster of their own
 	@PY=$(PY) scripts/test
 
+unit: lint ## Linters and unit tests: what a pull request must pass
+	@nice -n 10 $(PY) -m pytest tests/unit
+
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@PYTHONPATH=. $(VENV)/bin/lint-imports
+
+# The SDK of policy packs and the program want different versions of protobuf: the pack has an environment of its own.
+PACK := .venv-policies
+PACK_STAMP := $(PACK)/.$(shell cat policies/pack/requirements.txt | sha256sum | cut -c1-16)
+$(PACK_STAMP):
+	@echo "Python packages (policies/pack/requirements.txt) into $(PACK)"
+	@$(PYTHON) -m venv --clear $(PACK)
+	@$(PACK)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r policies/pack/requirements.txt
+	@touch $@
+
+policy-pack: $(PACK_STAMP) ## Environment of policies/pack, for `pulumi preview --policy-pack` (docs/policies.md)
 
 requirements: ## Compile requirements*.in to exact pins
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	  --custom-compile-command 'make requirements' requirements.in -o requirements.txt
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	  --custom-compile-command 'make requirements' requirements-dev.in -c requirements.txt -o requirements-dev.txt
+	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
+	  --custom-compile-command 'make requirements' policies/pack/requirements.in -o policies/pack/requirements.txt
 
 clean: ## Remove what was built in this folder (not the stacks' state in .state)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache services/api/node_modules
+	rm -rf $(VENV) $(PACK) .mypy_cache .ruff_cache .pytest_cache services/api/node_modules
