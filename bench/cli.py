@@ -15,6 +15,7 @@ from rich.console import Console
 from bench import changes as routine
 from bench import failover as deaths
 from bench import plot, results, splitbrain
+from bench import rehearse as rehearsal
 from bench.load import Load
 from bench.routes import Balancer, ServiceRoute
 from bench.stack import AHEAD, ERRORS, BenchError, Stack
@@ -154,6 +155,30 @@ def changes(
     plot.dots(picture, title, "slowest request of a round, seconds", series)
     results.show(console, title, summaries, CHANGE_COLUMNS)
     console.print(f"{path}\n{picture}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def rehearse(
+    cluster: Cluster = "bench",
+    namespace: Annotated[str, typer.Option(help="The namespaces are <this>-staging and <this>-prod.")] = "rehearsal",
+    rate: Rate = 100.0,
+) -> None:
+    """Promote a change from staging to prod, then one that fails there: does anybody in prod notice?"""
+    stack = Stack(cluster, namespace, "sentinel", 1, console)
+    it = rehearsal.prepare(stack)
+    found = rehearsal.rehearse(it, rate)
+    path = results.write("rehearsal", {**results.about(stack, rate), **found})
+    record = it.last_record()
+    rehearsal.clean_up(stack, it.stages)
+    console.print(
+        f"{found['requests']} requests to prod meanwhile: {found['failed']} failed; "
+        f"{found['sessions']} sessions, {found['logged_out']} logged out; slowest request {found['worst']:.2f} s. "
+        f"The last record said: {record.status}. {path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if found["failed"] or found["logged_out"] or found["unanswered"]:
+        raise BenchError(f"people in prod noticed: {found['errors'] or 'sessions are gone'}")
 
 
 @app.command()

@@ -92,15 +92,18 @@ class Stack:
 
     # --- making it
 
-    def create(self) -> None:
-        """Cluster, images, certificate, stack: whatever of it is missing."""
+    def create_cluster(self, images: Path) -> None:
+        """Cluster and images, whatever of it is missing; `images`: where to write which they are."""
         self.say(f"cluster {self.cluster}")
         self.embedded("up")
-        (self.folder / ".state").mkdir(parents=True, exist_ok=True)
-        images = self.folder / ".state" / "images.json"
         self.say("images")
         _run([sys.executable, "-m", "images", "build", *IMAGES, "--json", str(images)])
         self.load_images(*(image["archive"] for image in json.loads(images.read_text()).values()))
+
+    def create(self) -> None:
+        """Cluster, images, certificate, stack: whatever of it is missing."""
+        (self.folder / ".state").mkdir(parents=True, exist_ok=True)
+        self.create_cluster(self.folder / ".state" / "images.json")
         self.configure()
         self.say(f"stack in namespace {self.namespace}, mode {self.mode}")
         self.ops("certificates", "issue")
@@ -150,9 +153,9 @@ class Stack:
         os.environ["KUBECONFIG"] = self._kubeconfig
         return kube.connect(STACK)
 
-    def service_address(self, name: str) -> str:
-        """ClusterIP of a Service; the host has a route to it."""
-        return str(self.api.core.read_namespaced_service(name, self.namespace).spec.cluster_ip)
+    def service_address(self, name: str, namespace: str | None = None) -> str:
+        """ClusterIP of a Service, of the stack's namespace or another; the host has a route to it."""
+        return str(self.api.core.read_namespaced_service(name, namespace or self.namespace).spec.cluster_ip)
 
     def secret(self, name: str, key: str) -> str:
         """One value of a Secret."""

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 
-def variant(archive: Path, note: str, target: Path) -> str:
+def variant(archive: Path, note: str, target: Path, **env: str) -> str:
     """Copy an OCI archive, with an environment variable added to its configuration.
 
     Args:
         archive: as `python -m images build` writes it.
         note: value of the variable, which makes the digest another one.
         target: the new archive.
+        env: further variables.
 
     Returns:
         The new image's `name@digest`.
@@ -32,7 +33,10 @@ def variant(archive: Path, note: str, target: Path) -> str:
         entry = index["manifests"][0]
         manifest = load(_blob(entry["digest"]))
         config = load(_blob(manifest["config"]["digest"]))
-        config["config"]["Env"] = [*config["config"].get("Env", []), f"SESSION_STORE_BENCH={note}"]
+        config["config"]["Env"] = [
+            *config["config"].get("Env", []),
+            *(f"{key}={value}" for key, value in {"SESSION_STORE_BENCH": note, **env}.items()),
+        ]
         changed = _add(manifest["config"], config)
         changed |= _add(entry, manifest)
         for key, value in entry.get("annotations", {}).items():

@@ -12,6 +12,8 @@ from infra.settings import Settings
 from infra.wiring import Wiring
 
 APP = "api"
+DEADLINE = 180
+"""Seconds a new pod has to be pulled, started and ready."""
 
 
 class Api(pulumi.ComponentResource):
@@ -33,6 +35,8 @@ class Api(pulumi.ComponentResource):
                 "selector": {"match_labels": pods.selector(APP)},
                 # A release never has fewer pods than before it.
                 "strategy": {"type": "RollingUpdate", "rolling_update": {"max_surge": 1, "max_unavailable": 0}},
+                # A pod that is not ready by then never will be: whoever waits for the rollout is told.
+                "progress_deadline_seconds": DEADLINE,
                 "template": self._template(wiring),
             },
             opts=child,

@@ -69,8 +69,8 @@ def preview(
         stacks.preflight_or_stop(target, blocking=False)
     opened = target.engine.open(target.say)
     collected = changes.Collector()
-    # The engine lists every step anyway; the collector turns them into our table.
-    done = stacks.run(target, "preview", partial(_preview, opened), collected.event)
+    assert opened is not None  # noqa: S101 - made when it was missing
+    done, broken = stacks.preview(target, opened, collected.event)
     if collected.changes:
         console.print(changes.table(collected.changes))
     target.say(f"Preview of {stack}: {progress.summary(done.changes)} (would be), {done.seconds:.0f} s")
@@ -83,10 +83,7 @@ def preview(
         json_file.write_text(json.dumps(content, indent=2) + "\n")
     if expect_no_changes and collected.changes:
         raise OpsError(f"{len(collected.changes)} resources of {stack} would change; none was expected to.")
-
-
-def _preview(stack: Any, **shown: Any) -> None:
-    stack.preview(suppress_outputs=True, **shown)
+    stacks.refuse(stack, broken)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from infra.settings import Settings
 from ops import kube, preflight, progress, report, tls, workspace
 from ops.engine import Engine
 from ops.errors import OpsError
+from ops.guard import Guard
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,46 @@ def _failure(target: Target, verb: str, shown: progress.Progress, error: Excepti
     return "\n".join([*lines, f"The engine's log: {shown.log}", f"When it is mended, {after}."])
 
 
+def preview(
+    target: Target, opened: auto.Stack, listen: Callable[[auto.EngineEvent], None]
+) -> tuple[progress.Progress, list[str]]:
+    """Preview the stack, and judge what it would declare by the rules for stages.
+
+    Args:
+        target: the stack.
+        opened: its engine's.
+        listen: gets every engine event.
+
+    Returns:
+        (what the engine said, the rules that are broken, one line each: none for a stack that is everybody's own)
+    """
+    stages, guard = target.settings.stages, Guard()
+
+    def on_event(event: auto.EngineEvent) -> None:
+        guard.event(event)
+        listen(event)
+
+    done = run(target, "preview", partial(_preview, opened), on_event)
+    if target.stack not in stages[1:]:
+        return done, []
+    return done, [str(found) for found in guard.violations(several=target.stack in stages[2:])]
+
+
+def _preview(stack: auto.Stack, **shown: Any) -> None:
+    stack.preview(suppress_outputs=True, **shown)
+
+
+def refuse(stack: str, broken: list[str]) -> None:
+    """Stop where rules are broken.
+
+    Raises:
+        OpsError: listing them.
+    """
+    if broken:
+        lines = "\n".join(f"  - {line}" for line in broken)
+        raise OpsError(f"{stack} would break rules for stages (docs/policies.md); nothing was applied:\n{lines}")
+
+
 def up(
     target: Target,
     refresh: bool = False,
@@ -170,7 +211,7 @@ def up(
         target: the stack.
         refresh: look at the cluster first.
         listen: gets every engine event.
-        promoting: the pins may be other ones than what runs: the gate has judged them.
+        promoting: the gate has judged what would be applied; the pins may be other ones than what runs.
     """
     stack = target.engine.open(target.say)
     assert stack is not None  # noqa: S101 - made when it was missing
@@ -182,6 +223,8 @@ def up(
                 f"Pulumi.{target.stack}.yaml pins release {pins.id}, which {target.stack} does not run: "
                 f"`python -m ops promote {pins.source} {target.stack} --pinned` judges and applies it."
             )
+    if target.stack in target.settings.stages[1:] and not promoting:
+        refuse(target.stack, preview(target, stack, lambda _: None)[1])
     resources = target.engine.settle(target.say)
     record = target.engine.workspace.directory / "cluster"
     before = record.read_text().split() if record.exists() else []

@@ -149,6 +149,12 @@ def configuration(
     return with_images({**defaults, **_pinned(read_yaml(workspace.source).get("config") or {}, pins)}, images)
 
 
+def stages(repo: Path | None = None) -> list[str]:
+    """The stages in the order of promotion, as Pulumi.yaml lists them."""
+    declared = read_yaml((repo or REPO) / "Pulumi.yaml").get("config") or {}
+    return [str(name) for name in (declared.get(f"{PROJECT}:stages") or {}).get("default") or []]
+
+
 def context(workspace: Workspace) -> str | None:
     """The kubeconfig's context that the stack file names, for us and for the provider; None: the current one."""
     found = (read_yaml(workspace.source).get("config") or {}).get("kubernetes:context")

@@ -36,13 +36,12 @@ class Refusal:
         return self.text
 
 
-def stages(settings: Settings, source: str, target: str) -> None:
-    """Whether one stage follows the other.
+def stages(known: list[str], source: str, target: str) -> None:
+    """Whether one stage follows the other in the list of them.
 
     Raises:
         OpsError: with exit code 2: unknown, or not the next one.
     """
-    known = settings.stages
     where = f"(session-store:stages in Pulumi.yaml: {', '.join(known)})"
     for name in (source, target):
         if name not in known:

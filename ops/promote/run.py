@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import typer
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from infra.release import Release
 from infra.settings import parse
-from ops import changes, programs, stacks, verify
+from ops import changes, programs, stacks, verify, workspace
 from ops.changes import Change
 from ops.errors import OpsError
 from ops.promote import gate, pins, records
@@ -72,8 +71,8 @@ def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
     Raises:
         OpsError: refused (every reason), or failed (what was done about it).
     """
+    gate.stages(workspace.stages(), source, stage)
     before = stacks.select(console, source)
-    gate.stages(before.settings, source, stage)
     outputs = stacks.deployed(before)
     known = records.of(before.engine.workspace.repo, stage)
     last = known[-1] if known else None
@@ -142,14 +141,12 @@ def rollback(console: Console, stage: str, to: str | None, wish: Wish) -> None:
     Raises:
         OpsError: there is nothing to go back to, or it failed.
     """
-    present = stacks.select(console, stage, deploys=False)
-    if present.settings.stages.index(stage) < 2 if stage in present.settings.stages else True:
+    if stage not in workspace.stages()[2:]:
         raise OpsError(f"Nothing is promoted to {stage}: `git revert` its stack file and run `up`.", 2)
-    repo = present.engine.workspace.repo
-    known = records.of(repo, stage)
+    present = stacks.select(console, stage, deploys=False)
+    running = _running(stacks.deployed(present))
+    known = records.of(present.engine.workspace.repo, stage)
     last = known[-1] if known else None
-    outputs = stacks.deployed(present)
-    running = _running(outputs)
     release = _earlier(stage, known, running, to)
     plan = prospect(console, stage, release)
     _show(console, stage, plan)
@@ -183,16 +180,14 @@ def prospect(console: Console, stage: str, release: Release) -> Prospect:
     found.previous = _running(target.engine.outputs())
     collected = changes.Collector()
     try:
-        stacks.run(target, "preview", partial(_preview, opened), collected.event)
+        assert opened is not None  # noqa: S101 - made when it was missing
+        _, broken = stacks.preview(target, opened, collected.event)
+        found.refusals += [Refusal(f"{stage} would break a rule for stages: {line}", firm=True) for line in broken]
     except OpsError as error:
         found.refusals.append(Refusal(f"the preview of {stage} fails: {error}", firm=True))
     found.resources = collected.changes
     found.refusals += gate.keeps_data(stage, collected.changes)
     return found
-
-
-def _preview(stack: Any, **shown: Any) -> None:
-    stack.preview(suppress_outputs=True, **shown)
 
 
 def _release(before: Target, outputs: dict[str, Any]) -> Release:
