@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -13,6 +16,7 @@ from rich.text import Text
 
 from ops import report
 from ops.engine import Event
+from ops.errors import OpsError
 
 SIGNATURE = "4dabf18193072939515e22adb298388d"
 """The engine's key for signed values (secrets, among them) in its JSON."""
@@ -24,6 +28,8 @@ MARKS = {
     "create-replacement": "++",
     "delete-replaced": "--",
 }
+COMMENT = 60_000
+"""The most characters of a comment, a little less than what GitHub takes."""
 COLORS = {"+": "green", "~": "yellow", "-": "red", "+-": "magenta"}
 
 
@@ -140,3 +146,64 @@ def table(changes: list[Change], sides: tuple[str, str] = ("from", "to")) -> Tab
             result.add_row(*first, Text(path), Text(item.old or "", "red"), Text(item.new or "", "green"))
             first = [Text(""), Text("")]
     return result
+
+
+def markdown(changes: list[Change], heading: str, failed: str | None = None) -> str:
+    """The changes as a comment on a pull request. Its first line is hidden and says by its heading which one it is.
+
+    Args:
+        changes: with secrets masked, as `Collector` has them.
+        heading: the same for every comment that takes the place of this one.
+        failed: why there is no preview, or what speaks against it.
+    """
+    counts = Counter(change.op for change in changes)
+    summary = ", ".join(f"{count} {op}" for op, count in sorted(counts.items()))
+    lines = [f"<!-- session-store: {heading} -->", f"### {heading}", ""]
+    if failed:
+        lines += ["❌ It fails:", "", "~~~~text", failed.replace("~~~", ""), "~~~~", ""]
+    if changes:
+        lines += [
+            f"{summary}. Nothing was applied.",
+            "",
+            "| | resource | property | from | to |",
+            "|---|---|---|---|---|",
+        ]
+    elif not failed:
+        lines.append("Nothing would change.")
+    rows = [row for change in changes for row in _rows(change)]
+    room = COMMENT - sum(len(line) + 1 for line in lines)
+    for index, row in enumerate(rows):
+        room -= len(row) + 1
+        if room < 0:
+            lines += ["", f"{len(rows) - index} more lines: see the job's log."]
+            break
+        lines.append(row)
+    return "\n".join([*lines, ""])
+
+
+def _rows(change: Change) -> Iterator[str]:
+    first = [MARKS.get(change.op, change.op), change.resource]
+    for item in change.properties or (Property("", change.op, None, None),):
+        path = f"{item.path} (replaces)" if item.kind.endswith("replace") and item.path else item.path
+        yield "| " + " | ".join(map(_cell, [*first, path, item.old or "", item.new or ""])) + " |"
+        first = ["", ""]
+
+
+def _cell(text: str) -> str:
+    """Text that stands for itself in a table: no markup, no link, nobody mentioned."""
+    return f"`{text.replace('`', chr(39)).replace('|', chr(92) + '|')}`" if text else ""
+
+
+@contextmanager
+def commented(file: Path | None, heading: str, collected: Collector) -> Iterator[None]:
+    """What is collected meanwhile is written there as a comment, where a file is given; and why it failed."""
+    failed = None
+    try:
+        yield
+    except Exception as error:
+        # Of other errors nobody knows what they quote: the job's log has the message that `main` makes of them.
+        failed = str(error) if isinstance(error, OpsError) else f"{type(error).__name__}: see the job's log."
+        raise
+    finally:
+        if file:
+            file.write_text(markdown(collected.changes, heading, failed))

@@ -61,29 +61,33 @@ def preview(
     expect_no_changes: Annotated[
         bool, typer.Option("--expect-no-changes", help="Exit 1 when anything would change.")
     ] = False,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write it there too, as a comment for a pull request.")
+    ] = None,
     skip_preflight: Skip = False,
 ) -> None:
     """Show what `up` would change, property by property. Changes nothing."""
-    target = stacks.select(console, stack, images)
-    if not skip_preflight:
-        stacks.preflight_or_stop(target, blocking=False)
-    opened = target.engine.open(target.say)
     collected = changes.Collector()
-    assert opened is not None  # noqa: S101 - made when it was missing
-    done, broken = stacks.preview(target, opened, collected.event)
-    if collected.changes:
-        console.print(changes.table(collected.changes))
-    target.say(f"Preview of {stack}: {progress.summary(done.changes)} (would be), {done.seconds:.0f} s")
-    if json_file:
-        content = {
-            "stack": stack,
-            "changes": [change.as_json() for change in collected.changes],
-            "counts": done.changes,
-        }
-        json_file.write_text(json.dumps(content, indent=2) + "\n")
-    if expect_no_changes and collected.changes:
-        raise OpsError(f"{len(collected.changes)} resources of {stack} would change; none was expected to.")
-    stacks.refuse(stack, broken)
+    with changes.commented(markdown, f"Preview of {stack}", collected):
+        target = stacks.select(console, stack, images)
+        if not skip_preflight:
+            stacks.preflight_or_stop(target, blocking=False)
+        opened = target.engine.open(target.say)
+        assert opened is not None  # noqa: S101 - made when it was missing
+        done, broken = stacks.preview(target, opened, collected.event)
+        if collected.changes:
+            console.print(changes.table(collected.changes))
+        target.say(f"Preview of {stack}: {progress.summary(done.changes)} (would be), {done.seconds:.0f} s")
+        if json_file:
+            content = {
+                "stack": stack,
+                "changes": [change.as_json() for change in collected.changes],
+                "counts": done.changes,
+            }
+            json_file.write_text(json.dumps(content, indent=2) + "\n")
+        if expect_no_changes and collected.changes:
+            raise OpsError(f"{len(collected.changes)} resources of {stack} would change; none was expected to.")
+        stacks.refuse(stack, broken)
 
 
 @app.command()
