@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 IMAGES := .state/images.json
 
-.PHONY: help up down test unit lint policy-pack requirements clean
+.PHONY: help up down test rehearse unit lint policy-pack requirements clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -32,6 +32,9 @@ test: $(STAMP) ## Linters, unit, API, engine and cluster tests, on a cluster of 
 
 unit: lint ## Linters and unit tests: what a pull request must pass
 	@nice -n 10 $(PY) -m pytest tests/unit
+
+rehearse: $(STAMP) ## A change from staging to prod and one that is taken back, under load, on a cluster of its own
+	@PY=$(PY) scripts/rehearse
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

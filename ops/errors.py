@@ -14,3 +14,7 @@ class OpsError(Exception):
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
+
+
+class InUseError(OpsError):
+    """Somebody else is updating the stack; nothing was begun."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from infra.settings import PROJECT
-from ops.errors import OpsError
+from ops.errors import InUseError
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def clear(environment: Mapping[str, str], stack: str, say: Callable[[str], None]
         patience: seconds to wait for a lock whose holder lives.
 
     Raises:
-        OpsError: naming who holds the stack.
+        InUseError: naming who holds the stack.
     """
     end = time.monotonic() + patience
     told: set[Path] = set()
@@ -137,7 +137,7 @@ def clear(environment: Mapping[str, str], stack: str, say: Callable[[str], None]
         if not held:
             return
         if time.monotonic() > end:
-            raise OpsError(
+            raise InUseError(
                 f"Stack {stack} is in use by {held[0]}. Wait until that run ends; if it is gone for good, "
                 f"remove its lock with `pulumi cancel --stack {stack}` (file: {held[0].path})."
             )

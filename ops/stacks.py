@@ -16,7 +16,7 @@ from infra.release import Release
 from infra.settings import Settings
 from ops import kube, preflight, progress, report, tls, workspace
 from ops.engine import Engine
-from ops.errors import OpsError
+from ops.errors import InUseError, OpsError
 from ops.guard import Guard
 
 
@@ -137,6 +137,8 @@ def run(
 
         try:
             call(on_event=on_event, on_output=shown.output, on_error=shown.output, color="never")
+        except auto.ConcurrentUpdateError as error:
+            raise InUseError(_failure(target, verb, shown, error)) from None
         except (auto.CommandError, RuntimeError) as error:
             raise OpsError(_failure(target, verb, shown, error)) from None
     return shown

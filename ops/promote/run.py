@@ -15,7 +15,7 @@ from infra.release import Release
 from infra.settings import parse
 from ops import changes, programs, stacks, verify, workspace
 from ops.changes import Change
-from ops.errors import OpsError
+from ops.errors import InUseError, OpsError
 from ops.promote import gate, pins, records
 from ops.promote.gate import Refusal
 from ops.promote.records import Record
@@ -287,7 +287,8 @@ def _apply(console: Console, stage: str, record: Record) -> None:
     try:
         _update(target)
     except OpsError as error:
-        if target.engine.interrupted:
+        # Nothing was begun where somebody else holds the stack: there is nothing to take back.
+        if target.engine.interrupted or isinstance(error, InUseError):
             raise OpsError(f"{error}\nThe promotion is recorded as started ({record.path}): {again}.") from None
         _undo(console, stage, record, error)
     record.end(records.DONE, f"release {record.release.id} runs, and verify is green")
