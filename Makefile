@@ -7,7 +7,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 IMAGES := .state/images.json
 
-.PHONY: help up down test rehearse unit lint policy-pack requirements clean
+.PHONY: help setup up down test rehearse unit lint policy-pack requirements clean
+
+setup: $(STAMP) ## The Python environment
+	@:
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -30,8 +33,8 @@ down: $(STAMP) ## Stop the embedded cluster; its data stays (cluster down --purg
 test: $(STAMP) ## Linters, unit, API, engine and cluster tests, on a cluster of their own
 	@PY=$(PY) scripts/test
 
-unit: lint ## Linters and unit tests: what a pull request must pass
-	@nice -n 10 $(PY) -m pytest tests/unit
+unit: $(STAMP) ## Linters, the API's tests and unit tests: what a pull request must pass
+	@PY=$(PY) scripts/test --unit
 
 rehearse: $(STAMP) ## A change from staging to prod and one that is taken back, under load, on a cluster of its own
 	@PY=$(PY) scripts/rehearse
@@ -43,7 +46,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 
 # The SDK of policy packs and the program want different versions of protobuf: the pack has an environment of its own.
 PACK := .venv-policies
-PACK_STAMP := $(PACK)/.$(shell cat policies/pack/requirements.txt | sha256sum | cut -c1-16)
+PACK_STAMP := $(PACK)/.$(shell cat policies/pack/requirements.txt 2>/dev/null | sha256sum | cut -c1-16)
 $(PACK_STAMP):
 	@echo "Python packages (policies/pack/requirements.txt) into $(PACK)"
 	@$(PYTHON) -m venv --clear $(PACK)
