@@ -32,7 +32,9 @@ store = redis.session_store(
 )
 wired = wiring.wiring(config, store, secrets.fingerprint)
 after = pulumi.ResourceOptions(depends_on=[*namespace, secrets, *store.objects])
-if config.api.existing_deployment:
+if config.redis.adoption == "beside":
+    pass  # the API still uses the Redis that is to be replaced
+elif config.api.existing_deployment:
     api.WiredApi("api", config, config.api.existing_deployment, wired, after)
 else:
     api.Api("api", config, wired, after)

@@ -23,14 +23,13 @@ SCRIPT = (Path(__file__).parent / "redis" / "scripts" / "backup.sh").read_text()
 
 def app(settings: Settings) -> str:
     """Name of the CronJob, the claim and the policy."""
-    return f"{settings.redis.service}-backup"
+    return f"{settings.redis.app}-backup"
 
 
 def hosts(settings: Settings) -> list[str]:
     """Every Redis pod's host name."""
-    service, sentinel = settings.redis.service, settings.redis.mode == "sentinel"
-    count, name = (settings.redis.replicas, f"{service}-ha") if sentinel else (1, service)
-    return [f"{name}-{i}.{service}-headless.{settings.namespace}.svc.cluster.local" for i in range(count)]
+    count = settings.redis.replicas if settings.redis.mode == "sentinel" else 1
+    return [f"{conf.stateful_set(settings)}-{i}.{conf.domain(settings)}" for i in range(count)]
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -13,7 +13,10 @@ def dns_names(settings: Settings) -> list[str]:
     """Names the certificate must cover: the Service in all its lengths, every pod behind the headless one, loopback."""
     service, namespace = settings.redis.service, settings.namespace
     tails = ("", f".{namespace}", f".{namespace}.svc", f".{namespace}.svc.cluster.local")
-    return [f"{service}{tail}" for tail in tails] + [f"*.{service}-headless.{namespace}.svc.cluster.local", "localhost"]
+    return [f"{service}{tail}" for tail in tails] + [
+        f"*.{settings.redis.app}-headless.{namespace}.svc.cluster.local",
+        "localhost",
+    ]
 
 
 def certificate(settings: Settings, opts: pulumi.ResourceOptions | None = None) -> list[pulumi.Resource]:

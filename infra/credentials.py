@@ -18,7 +18,7 @@ INTERNAL = ("internal", "monitor")
 
 def internal_secret(settings: Settings) -> str:
     """Name of the Secret with the passwords of Redis, Sentinel and the proxy among themselves."""
-    return f"{settings.redis.service}-internal"
+    return f"{settings.redis.app}-internal"
 
 
 class Credentials(pulumi.ComponentResource):

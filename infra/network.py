@@ -27,13 +27,13 @@ def policies(settings: Settings) -> dict[str, dict[str, Any]]:
     sentinel_port = {"protocol": "TCP", "port": conf.SENTINEL_PORT}
     client = {"pod_selector": {"match_labels": pods.REDIS_CLIENT}}
     members, proxies = (
-        {"pod_selector": {"match_labels": pods.selector(app)}} for app in (redis.service, proxy_name(redis.service))
+        {"pod_selector": {"match_labels": pods.selector(app)}} for app in (redis.app, proxy_name(redis.app))
     )
     server = proxies if redis.mode == "sentinel" else members
     found: dict[str, dict[str, Any]] = {}
     if redis.mode != "external":
         # Among themselves in both modes: one copies from the other when the mode changes.
-        found[redis.service] = {
+        found[redis.app] = {
             **members,
             "policy_types": ["Ingress", "Egress"],
             "ingress": [
@@ -43,7 +43,7 @@ def policies(settings: Settings) -> dict[str, dict[str, Any]]:
             "egress": [DNS, {"to": [members], "ports": [redis_port, sentinel_port]}],
         }
     if redis.mode == "sentinel":
-        found[proxy_name(redis.service)] = {
+        found[proxy_name(redis.app)] = {
             **proxies,
             "policy_types": ["Ingress", "Egress"],
             "ingress": [
@@ -53,7 +53,7 @@ def policies(settings: Settings) -> dict[str, dict[str, Any]]:
             "egress": [DNS, {"to": [members], "ports": [redis_port, sentinel_port]}],
         }
     if settings.backup.schedule:
-        backup = f"{redis.service}-backup"
+        backup = f"{redis.app}-backup"
         found[backup] = {
             "pod_selector": {"match_labels": pods.selector(backup)},
             "policy_types": ["Ingress", "Egress"],

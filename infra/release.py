@@ -24,7 +24,19 @@ KEY = "release"
 IMAGES = {"redis": ("redis", "image"), "proxy": ("redis", "proxyImage"), "api": ("api", "image")}
 """Name of an image in a release: where the settings have it."""
 OWN: dict[str, set[str]] = {
-    "redis": {"replicas", "proxyReplicas", "host", "port", "service", "memory", "cpu", "storage", "runAsUser"},
+    "redis": {
+        "replicas",
+        "proxyReplicas",
+        "host",
+        "port",
+        "service",
+        "name",
+        "adoption",
+        "memory",
+        "cpu",
+        "storage",
+        "runAsUser",
+    },
     "backup": {"schedule", "claimSize", "keep"},
     "api": {
         "replicas",

@@ -42,6 +42,11 @@ class Redis(Model):
     """Sentinel mode: HAProxy, which leads clients to the master."""
     proxy_replicas: int = Field(default=2, ge=1, le=10)
     service: Name = "redis"
+    """The Service that clients connect to."""
+    name: Name | None = None
+    """Of the StatefulSet, of all that is derived from it and of the pods' label `app`; null: as the Service."""
+    adoption: Literal["beside", "door"] | None = None
+    """How far `ops adopt` is, which writes it: Redis stands beside another one; the Service leads to the door."""
     host: str | None = None
     """External mode: the managed Redis's host name."""
     port: Port = 6379
@@ -54,6 +59,11 @@ class Redis(Model):
     cpu: Cpu = "100m"
     run_as_user: int | None = Field(default=999, ge=1)
     """null lets the platform choose (OpenShift)."""
+
+    @property
+    def app(self) -> str:
+        """`name`, or what stands in for it."""
+        return self.name or self.service
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Redis:
@@ -68,6 +78,11 @@ class Redis(Model):
             raise ValueError("image: is not for mode external; remove it, an external Redis runs no pod of ours")
         if self.mode == "sentinel" and not self.proxy_image:
             raise ValueError("proxyImage: is missing; set it to HAProxy's NAME@sha256:<digest>, 2.6 or newer")
+        if self.adoption and (self.mode != "standalone" or self.app == self.service):
+            raise ValueError(
+                f"adoption: needs redis.mode standalone (go to sentinel afterwards) and a redis.name other than "
+                f"{self.service}, whose pods the Service there is selects"
+            )
         if self.replicas % 2 == 0:
             raise ValueError(
                 f"replicas: {self.replicas} is even, which gives no more safety than one less: set 3, 5 or 7"

@@ -24,7 +24,7 @@ def to_claim(target: Target, pods: RedisPods) -> str:
     Raises:
         OpsError: there is no CronJob, or the job failed; the message holds its last words.
     """
-    name = f"{pods.settings.redis.service}-backup"
+    name = f"{pods.settings.redis.app}-backup"
     batch = BatchV1Api(pods.cluster.api)
     cron = kube.get(batch.read_namespaced_cron_job, name, pods.namespace)
     if cron is None:

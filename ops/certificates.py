@@ -125,7 +125,7 @@ def issue(secrets: Secrets, settings: Settings, now: datetime, days: int = 90, r
     name = name_of(settings)
     present = secrets.read(name)
     _refuse_foreign(name, present)
-    names = tls.issued_names(settings.redis.service, settings.namespace)
+    names = tls.issued_names(settings.redis.service, settings.namespace, settings.redis.app)
     if present and not renew:
         findings = tls.examine(present["data"], names, now + min(RENEW_BEFORE, timedelta(days=days) / 2))
         if not findings.errors:

@@ -36,7 +36,7 @@ def check(cluster: Cluster, settings: Settings, stack: str, now: datetime) -> tu
     found = list(images(settings))
     try:
         found += _server(cluster)
-        for part in (_namespace, _secrets, _deployment, _storage, _running, _external):
+        for part in (_namespace, _secrets, _deployment, _service, _storage, _running, _external):
             found += part(cluster, settings)
         found += _certificate(cluster, settings, stack, now)
     except API_ERRORS as error:
@@ -146,6 +146,16 @@ def _deployment(cluster: Cluster, settings: Settings) -> Iterator[str]:
     if settings.credentials.create_session_secret and existing and not (existing.metadata.labels or {}).items() >= OURS:
         keep = "set session-store:credentials.createSessionSecret to false to keep it (another one logs everybody out)"
         yield f"Secret {secret} exists and is not this stack's: {keep}"
+
+
+def _service(cluster: Cluster, settings: Settings) -> Iterator[str]:
+    """A Service of somebody else's that clients use: to lead it elsewhere loses what they stored."""
+    name = settings.redis.service
+    found = get(cluster.core.read_namespaced_service, name, settings.namespace)
+    if settings.redis.mode == "external" or settings.redis.adoption or found is None:
+        return
+    if not (found.metadata.labels or {}).items() >= OURS:
+        yield f"Service {name} exists and leads to another Redis: `python -m ops adopt` takes it over with its data"
 
 
 def _storage(cluster: Cluster, settings: Settings) -> Iterator[str]:

@@ -110,7 +110,7 @@ class RedisPods:
 
     def running(self) -> list[Any]:
         """Pods whose Redis may answer, by name."""
-        selector = f"app={self.settings.redis.service}"
+        selector = f"app={self.settings.redis.app}"
         found = self.cluster.core.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=TIMEOUT)
         mode = self.settings.redis.mode
         return sorted(

@@ -52,7 +52,7 @@ def restore(target: Target, pods: RedisPods, file: Path | None, claimed: str | N
     if (file is None) == (claimed is None):
         raise OpsError("Which backup? Give a file, or --from-claim NAME (--from-claim latest: the newest).")
     saved = _read(target, file) if file else None
-    claim = f"{pods.settings.redis.service}-backup" if claimed else None
+    claim = f"{pods.settings.redis.app}-backup" if claimed else None
     if claim and kube.get(pods.cluster.core.read_namespaced_persistent_volume_claim, claim, pods.namespace) is None:
         raise OpsError(f"There is no claim {claim} in namespace {pods.namespace}: no backup was ever scheduled here.")
     refused = _refused(pods)

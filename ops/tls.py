@@ -43,9 +43,9 @@ def required_names(settings: Settings) -> tuple[str, ...]:
     return (*names, *pods)
 
 
-def issued_names(service: str, namespace: str) -> tuple[str, ...]:
-    """The names an issued certificate carries: `names_of` and every pod behind the headless Service."""
-    return (*names_of(service, namespace), f"*.{service}-headless.{namespace}.svc.cluster.local")
+def issued_names(service: str, namespace: str, app: str | None = None) -> tuple[str, ...]:
+    """The names an issued certificate carries: `names_of` and every pod behind the headless Service of `app`."""
+    return (*names_of(service, namespace), f"*.{app or service}-headless.{namespace}.svc.cluster.local")
 
 
 def examine(data: Mapping[str, bytes], names: Sequence[str], now: datetime) -> Findings:

@@ -54,12 +54,17 @@ POD = Place()
 
 def stateful_set(settings: Settings) -> str:
     """Name of the StatefulSet; each mode has its own, so that going from one to the other copies the sessions."""
-    return f"{settings.redis.service}-ha" if settings.redis.mode == "sentinel" else settings.redis.service
+    return f"{settings.redis.app}-ha" if settings.redis.mode == "sentinel" else settings.redis.app
+
+
+def door(settings: Settings) -> str:
+    """Name of the pods that take the clients of an adopted Redis and ours until all are ours (`ops adopt`)."""
+    return f"{settings.redis.app}-door"
 
 
 def domain(settings: Settings) -> str:
     """What follows a pod's name in its DNS name."""
-    return f"{settings.redis.service}-headless.{settings.namespace}.svc.cluster.local"
+    return f"{settings.redis.app}-headless.{settings.namespace}.svc.cluster.local"
 
 
 def maxmemory(settings: Settings) -> int:
@@ -150,13 +155,13 @@ def sentinel_conf(settings: Settings, place: Place = POD) -> str:
 def topology(settings: Settings, place: Place = POD) -> str:
     """topology.sh: who is who, for the scripts."""
     redis = settings.redis
-    sentinel, tail, standalone = redis.mode == "sentinel", domain(settings), redis.service
+    sentinel, tail, standalone = redis.mode == "sentinel", domain(settings), redis.app
     keys = f"{place.secrets}/internal/internal" if sentinel else f"{place.secrets}/redis/password"
     previous = f"{place.secrets}/internal/internal-previous" if sentinel else f"{place.secrets}/redis/previous"
     before = [f"{standalone}-0.{tail}"] if sentinel else [f"{standalone}-ha-{i}.{tail}" for i in range(MOST)]
     address = place.address or f'echo "{stateful_set(settings)}-$1.{tail}"'
     values: dict[str, object] = {
-        "SERVICE": redis.service,
+        "SERVICE": redis.app,
         "REPLICAS": redis.replicas if sentinel else 1,
         "MAJORITY": redis.replicas // 2 + 1 if sentinel else 1,
         "SELF": "${HOSTNAME##*-}",
@@ -183,7 +188,7 @@ def haproxy_cfg(settings: Settings) -> str:
     A check logs in, asks and quits in one go. With `min-recv` an answer without the wanted text is a verdict, too:
     without it a check of every replica would wait for its timeout, and see a promotion only after that.
     """
-    redis, tail, group = settings.redis, domain(settings), settings.redis.service
+    redis, tail, group = settings.redis, domain(settings), settings.redis.app
     majority = redis.replicas // 2 + 1
     name = settings.tls.server_name or redis.service
     ssl = (

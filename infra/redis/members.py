@@ -19,12 +19,12 @@ BACKUPS = "redis-backups"
 
 
 class Members(SessionStore):
-    """What standalone and sentinel mode have in common. All Redis pods have the label `app=<redis.service>`."""
+    """What standalone and sentinel mode have in common. All Redis pods have the label `app=<redis.name>`."""
 
     def __init__(self, name: str, args: SessionStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__(name, args, opts)
         settings = args.settings
-        self._app = settings.redis.service
+        self._app = settings.redis.app
         self._sentinel = settings.redis.mode == "sentinel"
         self._replicas = settings.redis.replicas if self._sentinel else 1
         self._set = conf.stateful_set(settings)
@@ -42,14 +42,31 @@ class Members(SessionStore):
             "annotations": annotations or None,
         }
 
-    def _service(self, selector: dict[str, str], depends_on: list[pulumi.Resource]) -> k8s.core.v1.Service:
-        """The Service that clients connect to."""
-        return k8s.core.v1.Service(
-            self._app,
-            metadata=self._meta(self._app),
-            spec={"selector": selector, "ports": [{"name": "redis", "port": conf.PORT, "target_port": "redis"}]},
-            opts=self._opts(depends_on=depends_on),
-        )
+    def _service(self, selector: dict[str, str], depends_on: list[pulumi.Resource]) -> list[pulumi.Resource]:
+        """The Service that clients connect to; none while another Redis stands behind it.
+
+        Where the pods have another name than the Service, it may be there already, made by a Helm chart: then it is
+        taken over, with every field that the chart set, and outlives its template there.
+        """
+        redis, name = self._settings.redis, self._settings.redis.service
+        if redis.adoption == "beside":
+            return []
+        if redis.adoption == "door":
+            selector = pods.selector(conf.door(self._settings))
+        taken: dict[str, Any] = {}
+        annotations: dict[str, str] = {}
+        if self._app != name:
+            context = pulumi.Config("kubernetes").get("context")
+            taken["provider"] = k8s.Provider("takeover", context=context, upsert_existing_objects=True)
+            annotations = {"pulumi.com/patchForce": "true", "helm.sh/resource-policy": "keep"}
+        return [
+            k8s.core.v1.Service(
+                name,
+                metadata=self._meta(name, **annotations),
+                spec={"selector": selector, "ports": [{"name": "redis", "port": conf.PORT, "target_port": "redis"}]},
+                opts=self._opts(depends_on=depends_on, **taken),
+            )
+        ]
 
     def _headless(self) -> k8s.core.v1.Service:
         """Names for the pods of both modes, so that one mode can copy from the other."""

@@ -16,9 +16,9 @@ from infra.redis.store import SessionStoreArgs
 CONF = "/etc/haproxy"
 
 
-def proxy_name(service: str) -> str:
+def proxy_name(app: str) -> str:
     """Name of the proxies' Deployment and the label `app` of their pods."""
-    return f"{service}-proxy"
+    return f"{app}-proxy"
 
 
 class Sentinel(Members):
@@ -33,7 +33,7 @@ class Sentinel(Members):
         if args.settings.redis.proxy_replicas > 1:
             self._budget(self._proxy, pods.selector(self._proxy))
         service = self._service(pods.selector(self._proxy), [stateful_set, deployment])
-        self.host, self.port, self.objects = self._app, conf.PORT, [stateful_set, service]
+        self.host, self.port, self.objects = args.settings.redis.service, conf.PORT, [stateful_set, *service]
         self.register_outputs({"host": self.host, "port": self.port})
 
     def _budget(self, name: str, match: dict[str, str]) -> None:

@@ -16,5 +16,5 @@ class Standalone(Members):
         super().__init__(name, args, opts)
         stateful_set = self._stateful_set()
         service = self._service(self._match, [stateful_set])
-        self.host, self.port, self.objects = self._app, conf.PORT, [stateful_set, service]
+        self.host, self.port, self.objects = args.settings.redis.service, conf.PORT, [stateful_set, *service]
         self.register_outputs({"host": self.host, "port": self.port})

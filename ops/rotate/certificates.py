@@ -94,7 +94,7 @@ def _new_authority(fleet: Pods, steps: Steps, secrets: Secrets, name: str, days:
     present = tls.Pair(_text(secrets, name, "tls.crt").encode(), _text(secrets, name, "tls.key").encode())
     if not _signed(present, new):
         steps.step("Everybody trusts both CAs", lambda: _trusted(fleet, steps, secrets, name, present, both))
-        names = tls.issued_names(settings.redis.service, settings.namespace)
+        names = tls.issued_names(settings.redis.service, settings.namespace, settings.redis.app)
         leaf = tls.make_leaf(new, names, steps.now(), days)
         steps.step("The new CA signs the certificate", lambda: _publish(secrets, name, leaf, both))
         present = leaf

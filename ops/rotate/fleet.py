@@ -69,11 +69,11 @@ class Fleet:
 
     def redis_pods(self) -> list[str]:
         """Names of the pods that run Redis, whether they are well or not."""
-        return self._pods(self.settings.redis.service)
+        return self._pods(self.settings.redis.app)
 
     def proxy_pods(self) -> list[str]:
         """Names of the proxy's pods; sentinel mode only."""
-        return self._pods(f"{self.settings.redis.service}-proxy") if self.settings.redis.mode == "sentinel" else []
+        return self._pods(f"{self.settings.redis.app}-proxy") if self.settings.redis.mode == "sentinel" else []
 
     def api_pods(self) -> list[str]:
         """Names of the API's pods, those that are going included: they still serve."""

@@ -125,11 +125,11 @@ class Live:
     def redis_pods(self) -> list[Any]:
         """The pods that run Redis; [] in external mode."""
         external = self.outputs["endpoint"]["mode"] == "external"
-        return [] if external else self.pods({"app": self.settings.redis.service})
+        return [] if external else self.pods({"app": self.settings.redis.app})
 
     def proxy_pods(self) -> list[Any]:
         """The pods that lead to the master; [] but in sentinel mode."""
-        return self.pods({"app": proxy_name(self.settings.redis.service)}) if self.sentinel else []
+        return self.pods({"app": proxy_name(self.settings.redis.app)}) if self.sentinel else []
 
     def delete_pod(self, pod: Any, pods: Callable[[], list[Any]], count: int) -> None:
         """Delete a pod, as a drain or an upgrade would, and wait until `count` others are ready.

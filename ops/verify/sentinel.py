@@ -64,7 +64,7 @@ def proxies(live: Live) -> str:
 
 def password(live: Live) -> str:
     """A Sentinel is told nothing, and tells nothing, without a password: who can command it can move the master."""
-    trust, command = live.trust(), f"SENTINEL MASTER {live.settings.redis.service}"
+    trust, command = live.trust(), f"SENTINEL MASTER {live.settings.redis.app}"
     answers = {pod: live.raw(command, trust, live.pod_opener(pod, SENTINEL_PORT)) for pod in _pods(live)}
     if bad := [f"{pod}: {answer or 'nothing'}" for pod, answer in answers.items() if not answer.startswith("-NOAUTH")]:
         raise Failed(f"a Sentinel answered a client without password: {'; '.join(bad)}")
@@ -108,7 +108,7 @@ def _agreed(live: Live) -> tuple[str, int]:
     need, pods, answers = live.settings.redis.replicas // 2 + 1, _pods(live), Counter[str]()
     for pod in pods:
         try:
-            found = _ask(live, pod, SENTINEL_PORT, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", live.settings.redis.service)
+            found = _ask(live, pod, SENTINEL_PORT, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", live.settings.redis.app)
         except (OSError, redis.RedisError) as error:
             found = [f"nothing ({error})"]
         answers[str(found[0] if found else "no master").partition(".")[0]] += 1
