@@ -47,6 +47,8 @@ def pod(workload: Workload) -> Found:
     if spec.get("automountServiceAccountToken", whole) is not False:
         yield "the pod carries a token of the API server", "set automountServiceAccountToken: false"
     for volume in items(spec.get("volumes")):
+        if any(source.get("serviceAccountToken") for source in items(walk(volume, "projected").get("sources"))):
+            yield f"volume {volume.get('name')} is a token of the API server", "remove its source serviceAccountToken"
         for kind in sorted(set(volume) - {"name"} - VOLUMES):
             if known(volume[kind]):
                 yield f"volume {volume.get('name')} is a {kind}", "use a claim, a Secret, a ConfigMap or an emptyDir"

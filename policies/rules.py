@@ -126,31 +126,38 @@ def several(declared: Declared) -> Found:
         for target in [walk(scaler.props, "spec", "scaleTargetRef")]
     }
     for scaler in scalers.values():
-        least = mapping(scaler.props.get("spec")).get("minReplicas", 1)
-        if known(least) and int(least) < 2:
-            yield (
-                scaler,
-                f"lets {int(least)} pod be enough",
-                "set minReplicas to 2 or more (api.autoscaling.minReplicas)",
-            )
+        least = _count(scaler, "minReplicas")
+        if least < 2:
+            fix = "set minReplicas to 2 or more (api.autoscaling.minReplicas)"
+            yield scaler, f"lets {least} pod be enough", fix
     for workload in declared.workloads:
-        resource = workload.resource
-        if workload.kind == "Pod" and not resource.partial:
+        resource, partial = workload.resource, workload.resource.partial
+        if workload.kind == "Pod" and not partial:
             yield resource, "is a pod of nobody's: it dies with its node", "declare a Deployment"
-        if workload.kind not in ("Deployment", "StatefulSet", "ReplicaSet") or resource.partial:
+        if workload.kind not in ("Deployment", "StatefulSet", "ReplicaSet"):
             continue
-        replicas = mapping(resource.props.get("spec")).get("replicas", 1)
+        replicas = 2 if partial and "replicas" not in mapping(resource.props.get("spec")) else _count(resource)
         votes = any(container.name == "sentinel" for container in workload.containers)
-        if (workload.kind, resource.object_name) not in scalers and known(replicas):
-            if votes and int(replicas) < 3:
+        if (workload.kind, resource.object_name) not in scalers:
+            if votes and replicas < 3 and not partial:
                 fix = "set 3 or more (redis.replicas): a majority must be left when one is gone"
-                yield resource, f"has {int(replicas)} pods with a Sentinel", fix
-            elif int(replicas) < 2:
+                yield resource, f"has {replicas} pods with a Sentinel", fix
+            elif replicas < 2:
                 fix = "set 2 or more" + (" (redis.mode: sentinel)" if workload.kind == "StatefulSet" else " (replicas)")
-                yield resource, "has one pod", fix
+                yield resource, "has one pod" if replicas else "has no pod", fix
+        if partial:
+            continue
         if not any(_covers(budget, workload) for budget in declared.of_kind("PodDisruptionBudget")):
             fix = "declare one with maxUnavailable: 1 for the labels of its pods"
             yield resource, "has no PodDisruptionBudget: one drain can take all its pods", fix
+
+
+def _count(resource: Resource, key: str = "replicas") -> int:
+    """How many a spec wants: one where it says nothing, enough where it is not known yet."""
+    found = mapping(resource.props.get("spec")).get(key)
+    if found is None:
+        return 1
+    return int(found) if known(found) else 3
 
 
 def _covers(budget: Resource, workload: Workload) -> bool:

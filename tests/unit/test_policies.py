@@ -189,7 +189,10 @@ BROKEN: dict[str, list[tuple[Resource, str]]] = {
     ],
     "several": [
         (workload(spec={"replicas": 1}), "one pod"),
+        (workload(spec={"replicas": None}), "one pod"),
+        (workload(spec={"replicas": 0}), "no pod"),
         (workload("core/v1:Pod"), "nobody's"),
+        (workload("apps/v1:DeploymentPatch", spec={"replicas": 1}), "one pod"),
         (workload("apps/v1:StatefulSet", spec={"replicas": 1}), "one pod"),
         (workload("apps/v1:StatefulSet", name="sentinel"), "2 pods with a Sentinel"),
     ],
@@ -219,6 +222,12 @@ BROKEN: dict[str, list[tuple[Resource, str]]] = {
         (workload(pod={"hostIPC": True}), "IPC"),
         (workload(pod={"volumes": [{"name": "node", "hostPath": {"path": "/"}}]}), "hostPath"),
         (workload(pod={"automountServiceAccountToken": ...}), "token"),
+        (
+            workload(
+                pod={"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}
+            ),
+            "volume t is a token",
+        ),
         (workload(pod={"securityContext": {"runAsNonRoot": True}}), "no seccomp profile"),
         (workload(pod={"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}}), "running as root"),
         (workload(pod={"securityContext": {**GOOD_POD["securityContext"], "runAsUser": 0}}), "runs as root"),
@@ -342,6 +351,8 @@ def test_an_autoscaler_answers_for_the_replicas() -> None:
 
     one = workload(spec={"replicas": 1})
     assert check([one, BUDGET, scaler(minReplicas=2)], several=True) == []
-    for enough in (scaler(minReplicas=1), scaler()):
+    unknown = "3eeb2bf0-c639-47a8-9e75-3b44932eb421"
+    assert check([one, BUDGET, scaler(minReplicas=unknown)], several=True) == []
+    for enough in (scaler(minReplicas=1), scaler(), scaler(minReplicas=None)):
         found = check([workload(), BUDGET, enough], several=True)
         assert [(v.rule, v.resource) for v in found] == [("several", "HorizontalPodAutoscaler app")]
