@@ -166,7 +166,8 @@ def rehearse(
     """Promote a change from staging to prod, then one that fails there: does anybody in prod notice?"""
     stack = Stack(cluster, namespace, "sentinel", 1, console)
     it = rehearsal.prepare(stack)
-    found = rehearsal.rehearse(it, rate)
+    results.FOLDER.mkdir(parents=True, exist_ok=True)
+    found = rehearsal.rehearse(it, rate, results.FOLDER / "rehearsal.png")
     path = results.write("rehearsal", {**results.about(stack, rate), **found})
     record = it.last_record()
     rehearsal.clean_up(stack, it.stages)

@@ -45,3 +45,37 @@ def dots(path: Path, title: str, axis: str, series: Mapping[str, Sequence[float]
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def timeline(
+    path: Path,
+    title: str,
+    answers: Sequence[tuple[float, float]],
+    failures: Sequence[float],
+    acts: Sequence[tuple[str, float, float]],
+) -> None:
+    """Write a picture of a stretch of load and of what was done meanwhile.
+
+    Args:
+        path: where to.
+        title: above.
+        answers: (second, seconds it took) of each good reply.
+        failures: seconds at which a request failed.
+        acts: (what was done, first second, last second).
+    """
+    figure, axes = plt.subplots(figsize=(11, 5), layout="constrained")
+    when, took = zip(*answers, strict=True) if answers else ((), ())
+    axes.scatter(when, took, s=2, color="#4477aa", alpha=0.4, linewidths=0, label="answered")
+    axes.scatter(failures, [0.0] * len(failures), s=40, marker="x", color="#cc3311", label=f"failed: {len(failures)}")
+    top = max(took, default=1.0) * 1.15
+    for number, (what, begin, end) in enumerate(acts):
+        axes.axvspan(begin, end, color="#dddddd" if number % 2 else "#eeeeee", zorder=0)
+        axes.annotate(what, (begin, top), rotation=90, fontsize=8, va="top", ha="left")
+    axes.set_ylim(0, top)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("seconds a request to prod took")
+    axes.legend(loc="center right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import plot
 from bench.judge import judge
 from bench.load import Load
 from bench.routes import ServiceRoute
@@ -28,21 +29,22 @@ class Rehearsal:
     Attributes:
         stack: the cluster and its images; its own stack is never made.
         stages: staging and prod.
-        acts: (what was done, seconds, what was seen).
+        acts: (what was done, when it began, seconds it took, what was seen).
     """
 
     stack: Stack
     stages: Stages
     archive: Path
-    acts: list[tuple[str, float, str]] = field(default_factory=list)
+    acts: list[tuple[str, float, float, str]] = field(default_factory=list)
 
     def act(self, what: str, run: Callable[[], str]) -> None:
         """Do something, and say what came of it."""
         self.stack.say(f"{what} …")
         begin = time.monotonic()
         seen = run()
-        self.acts.append((what, time.monotonic() - begin, seen))
-        self.stack.say(f"  {seen} ({self.acts[-1][1]:.0f} s)")
+        took = time.monotonic() - begin
+        self.acts.append((what, begin, took, seen))
+        self.stack.say(f"  {seen} ({took:.0f} s)")
 
     def image(self, note: str, **env: str) -> str:
         """An API image under another digest, loaded into the nodes."""
@@ -86,8 +88,8 @@ def clean_up(stack: Stack, stages: Stages) -> None:
     shutil.rmtree(stages.folder, ignore_errors=True)
 
 
-def rehearse(it: Rehearsal, rate: float) -> dict[str, Any]:
-    """The whole of it.
+def rehearse(it: Rehearsal, rate: float, picture: Path) -> dict[str, Any]:
+    """The whole of it, and a picture of it.
 
     Returns:
         What `bench.results.write` takes: acts, requests, failed, sessions, logged_out.
@@ -111,8 +113,16 @@ def rehearse(it: Rehearsal, rate: float) -> dict[str, Any]:
         end = time.monotonic()
         load.pause()
         verdict, check = judge(list(load.records), begin, end), load.check(load.sessions, 300)
+    seen = [record for record in load.records if begin <= record.scheduled <= end]
+    plot.timeline(
+        picture,
+        f"Requests to prod while staging is changed, promoted, and a promotion fails ({rate:.0f} requests/s)",
+        [(r.scheduled - begin, r.end - r.scheduled) for r in seen if r.good],
+        [r.scheduled - begin for r in seen if not r.good],
+        [(what, start - begin, start - begin + took) for what, start, took, _ in it.acts if start >= begin],
+    )
     return {
-        "acts": [{"what": what, "seconds": seconds, "seen": seen} for what, seconds, seen in it.acts],
+        "acts": [{"what": what, "seconds": took, "seen": said} for what, _, took, said in it.acts],
         **asdict(verdict),
         "sessions": check.asked,
         "logged_out": len(check.lost),

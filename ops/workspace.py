@@ -243,10 +243,25 @@ def replace_text(path: Path, text: str, wanted: Mapping[str, Any], by_hand: str)
         same = False
     if not same:
         raise OpsError(f"{path} cannot be changed here without touching the rest of it: {by_hand}")
+    replace_file(path, text)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all; its mode stays.
+
+    Raises:
+        OpsError: it cannot be written (a full disk, no right); it is as it was.
+    """
     partial = path.with_name(f".{path.name}.new")
-    partial.write_text(text)
-    partial.chmod(path.stat().st_mode)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        partial.write_text(text)
+        if path.exists():
+            partial.chmod(path.stat().st_mode)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OpsError(f"{path} cannot be written ({error.strerror}): mend that and run it again.") from None
 
 
 def _encrypted(value: Any) -> bool:

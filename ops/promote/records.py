@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from infra.release import Release
+from ops import workspace
 from ops.errors import OpsError
 
 FOLDER = "promotions"
@@ -76,10 +77,7 @@ class Record:
     def write(self) -> None:
         """Write the file, whole or not at all."""
         assert self.path is not None  # noqa: S101 - `begin` and `read` set it
-        self.path.parent.mkdir(exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.new")
-        partial.write_text(self.text())
-        partial.replace(self.path)
+        workspace.replace_file(self.path, self.text())
 
     def text(self) -> str:
         """The Markdown."""

@@ -119,7 +119,9 @@ def test_red_evidence(stages: Stages) -> None:
 
 
 def test_a_program_that_no_commit_holds(stages: Stages) -> None:
-    stages.ops("verify", "--stack", "staging")
+    said = stages.ops("verify", "--stack", "staging", "--deep")
+    for survived in ("Sessions outlive the death of Redis", "The death of a proxy", "The death of an API pod"):
+        assert re.search(f"✓ pass +{survived}.*killed", said), said
     refused(stages, "No commit holds this program (infra/pods.py changed since): commit it")
     stages.commit("The program that staging runs")
 
