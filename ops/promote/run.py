@@ -73,6 +73,7 @@ def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
     """
     gate.stages(workspace.stages(), source, stage)
     before = stacks.select(console, source)
+    _judge(list(gate.in_use(before)), None, f"{source} to {stage}")
     outputs = stacks.deployed(before)
     known = records.of(before.engine.workspace.repo, stage)
     last = known[-1] if known else None
@@ -100,7 +101,7 @@ def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
     found = gate.evidence_of(before)
     for warning in gate.overridden(before, found):
         before.say(f"! {warning}")
-    reasons = [*gate.in_use(before), *gate.proof(source, before.settings, found, release.id)]
+    reasons = list(gate.proof(source, before.settings, found, release.id))
     if not wish.pinned and not wish.check:
         reasons += gate.working_tree(before, outputs, programs.commit)
         if not any(r.firm for r in reasons):

@@ -17,22 +17,26 @@ import yaml
 from embedded import EmbeddedCluster
 from project import ProjectMaker
 from stages import Stages, get, kubectl, redis_command, restored
+from traffic import traffic_to
 
+from bench.variant import variant
 from ops.promote import records
 
 PROMOTE = ("promote", "staging", "prod", "--yes")
 
 
 @pytest.fixture(scope="module")
-def images(make_project: ProjectMaker) -> dict[str, str]:
-    built = json.loads((make_project("promote").folder / ".state" / "images.json").read_text())
-    return {name: image["ref"] for name, image in built.items()}
+def images(make_project: ProjectMaker) -> dict[str, dict[str, str]]:
+    return dict(json.loads((make_project("promote").folder / ".state" / "images.json").read_text()))
 
 
 @pytest.fixture(scope="module")
-def stages(cluster: EmbeddedCluster, images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Stages:
+def stages(
+    cluster: EmbeddedCluster, images: dict[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Stages:
     """Staging is up, from a program that no commit holds yet; prod has its certificate."""
-    made = Stages(tmp_path_factory.mktemp("stages") / "repository", cluster.kubeconfig, "promote", images, nice=0)
+    references = {name: image["ref"] for name, image in images.items()}
+    made = Stages(tmp_path_factory.mktemp("stages") / "repository", cluster.kubeconfig, "promote", references, nice=0)
     made.create()
     for stage in ("staging", "prod"):
         made.ops("certificates", "issue", "--stack", stage)
@@ -346,6 +350,31 @@ def test_an_emergency_is_recorded_and_told_until_it_is_proved(stages: Stages) ->
     assert warning in stages.ops("promote", "staging", "prod", "--dry-run", code=None)
     stages.ops("verify", "--stack", "staging")
     assert warning not in stages.ops("promote", "staging", "prod", "--dry-run", code=None)
+
+
+def test_a_promotion_that_fails_is_taken_back_by_itself(
+    stages: Stages, cluster: EmbeddedCluster, images: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    archive = tmp_path / "broken.tar"
+    broken = variant(Path(images["api"]["archive"]), "broken", archive, NODE_OPTIONS="--require=/not/there.js")
+    cluster.run("load-image", str(archive))
+    # A difference between the stages that nobody thought of: staging's own environment takes away what breaks it.
+    stages.change("staging", "api", image=broken, env={"NODE_OPTIONS": "--no-warnings"})
+    stages.commit("Needs what only staging has")
+    stages.ops("up", "--stack", "staging")
+    stages.ops("verify", "--stack", "staging")
+    before, pins = stages.release("prod"), stages.path("prod").read_text()
+    with traffic_to(get(stages, "prod", "service", "api")["spec"]["clusterIP"]) as people:
+        said = stages.ops(*PROMOTE, code=1)
+    assert f"The promotion failed; prod runs release {before['id']} again, verified" in " ".join(said.split())
+    record = records.of(stages.folder, "prod")[-1]
+    assert record.status == records.UNDONE
+    assert "Deployment api" in str(record.outcome)
+    assert stages.release("prod") == before
+    assert stages.path("prod").read_text() == pins
+    assert people.requests > 100
+    assert people.failures == []
+    stages.commit("A promotion that was taken back")
 
 
 # --- drift

@@ -71,7 +71,14 @@ class Traffic:
 @contextmanager
 def traffic(project: Project, port: int = 3030) -> Iterator[Traffic]:
     """Requests through the API's Service, all the while."""
-    seen, stop = Traffic(project.service_address("api"), port), threading.Event()
+    with traffic_to(project.service_address("api"), port) as seen:
+        yield seen
+
+
+@contextmanager
+def traffic_to(host: str, port: int = 3030) -> Iterator[Traffic]:
+    """Requests to an address, all the while."""
+    seen, stop = Traffic(host, port), threading.Event()
     threads = [threading.Thread(target=seen.run, args=(stop,)) for _ in range(3)]
     for thread in threads:
         thread.start()
