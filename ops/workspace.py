@@ -41,10 +41,6 @@ class Workspace:
     stack: str
     repo: Path = REPO
 
-    def sibling(self, stack: str) -> Workspace:
-        """Another stack of the same repository."""
-        return Workspace(stack, self.repo)
-
     @property
     def state(self) -> Path:
         """`.state`, which git ignores."""
@@ -149,9 +145,9 @@ def configuration(
     return with_images({**defaults, **_pinned(read_yaml(workspace.source).get("config") or {}, pins)}, images)
 
 
-def stages(repo: Path | None = None) -> list[str]:
+def stages() -> list[str]:
     """The stages in the order of promotion, as Pulumi.yaml lists them."""
-    declared = read_yaml((repo or REPO) / "Pulumi.yaml").get("config") or {}
+    declared = read_yaml(REPO / "Pulumi.yaml").get("config") or {}
     return [str(name) for name in (declared.get(f"{PROJECT}:stages") or {}).get("default") or []]
 
 

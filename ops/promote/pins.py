@@ -8,20 +8,30 @@ import re
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from infra import release as releases
 from infra.release import KEY, Release
 from infra.settings import PROJECT, Settings
 from ops import workspace
+from ops.errors import OpsError
 from ops.workspace import Workspace
 
 FULL = f"{PROJECT}:{KEY}"
 
 
 def read(where: Workspace) -> Release | None:
-    """What a stack file pins; None: nothing (`settings_of` has judged it before)."""
+    """What a stack file pins; None: nothing.
+
+    Raises:
+        OpsError: pins that no promotion wrote.
+    """
     found = (workspace.read_yaml(where.source).get("config") or {}).get(FULL)
-    return Release.model_validate(found) if found else None
+    try:
+        return Release.model_validate(found) if found else None
+    except ValidationError as error:
+        what = ", ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
+        raise OpsError(f"{where.source}: {FULL} was not written by a promotion ({what}): `git checkout` it.") from None
 
 
 def write(where: Workspace, release: Release) -> None:

@@ -64,9 +64,10 @@ class Record:
         return f"{stamp}-{self.stage}-{self.release.id}"
 
     def begin(self, repo: Path) -> None:
-        """Write it, with who and when."""
-        self.by, self.started = who(), datetime.now(UTC).isoformat(timespec="seconds")
-        self.path = repo / FOLDER / f"{self.name}.md"
+        """Write it, with who and when; one that was begun before keeps both."""
+        if self.path is None:
+            self.by, self.started = who(), datetime.now(UTC).isoformat(timespec="seconds")
+            self.path = repo / FOLDER / f"{self.name}.md"
         self.write()
 
     def end(self, status: str, outcome: str) -> None:

@@ -8,16 +8,13 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from infra.release import Release
 from infra.settings import parse
-from ops import changes, programs, stacks, verify, workspace
-from ops.changes import Change
+from ops import programs, stacks, verify, workspace
 from ops.errors import InUseError, OpsError
 from ops.promote import gate, pins, records
-from ops.promote.gate import Refusal
+from ops.promote.prospect import Prospect, judge, prospect, running
 from ops.promote.records import Record
 from ops.stacks import Target
 
@@ -39,32 +36,6 @@ class Wish:
     override: str | None = None
 
 
-@dataclass
-class Prospect:
-    """What a change of release would do to a stage.
-
-    Attributes:
-        target: the stage with the new pins; None: its settings fail with them.
-        previous: the release it runs; None: none.
-        resources: what the engine would do.
-    """
-
-    release: Release
-    target: Target | None
-    previous: Release | None
-    resources: list[Change]
-    refusals: list[Refusal]
-
-    @property
-    def rows(self) -> list[tuple[str, str, str]]:
-        """(what, before, after) of images, settings, program and resources."""
-        found = pins.differences(self.previous, self.release)
-        for change in self.resources:
-            paths = ", ".join(item.path for item in change.properties[:6])
-            found.append((change.resource, "", f"{change.op}{f': {paths}' if paths else ''}"))
-        return found
-
-
 def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
     """See the module.
 
@@ -73,12 +44,12 @@ def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
     """
     gate.stages(workspace.stages(), source, stage)
     before = stacks.select(console, source)
-    _judge(list(gate.in_use(before)), None, f"{source} to {stage}")
+    judge(list(gate.in_use(before)), None, f"{source} to {stage}")
     outputs = stacks.deployed(before)
     known = records.of(before.engine.workspace.repo, stage)
     last = known[-1] if known else None
     if wish.pinned or wish.check:
-        release = pins.read(stacks.select(Console(quiet=True), stage, deploys=False).engine.workspace)
+        release = pins.read(workspace.find(stage))
         if release is None:
             if wish.check:
                 before.say(f"{stage} pins no release yet: nothing to check.")
@@ -92,10 +63,7 @@ def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
     if same and not interrupted and (wish.pinned or wish.check or not plan.refusals):
         before.say(f"{stage} runs release {release.id} already: nothing to promote.")
         return
-    earlier = any(
-        r.release.id == release.id and r.status == records.DONE for r in records.of(before.engine.workspace.repo, stage)
-    )
-    if wish.check and earlier:
+    if wish.check and any(r.release.id == release.id and r.status == records.DONE for r in known):
         before.say(f"{stage} pins release {release.id}, which it ran before: going back needs no new evidence.")
         return
     found = gate.evidence_of(before)
@@ -107,8 +75,11 @@ def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
         if not any(r.firm for r in reasons):
             reasons += gate.by_hand(before)
     reasons += plan.refusals
-    _show(console, stage, plan)
-    passed = _judge(reasons, wish.override, f"{source} to {stage}")
+    plan.show(console, stage)
+    override = wish.override
+    if (wish.pinned or wish.check) and last and last.release.id == release.id:
+        override = override or last.override  # its reviewers read the reason
+    passed = judge(reasons, override, f"{source} to {stage}")
     if wish.check:
         before.say(f"{stage} may run release {release.id}: {source} has proved it.")
         return
@@ -116,11 +87,12 @@ def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
         before.say("That is what would be done; nothing was changed.")
         return
     _ask(wish.yes, f"Promote release {release.id} from {source} to {stage}?", "promote")
-    record = _record(before, last, plan, "promotion")
+    record = _record(stage, last, plan, "promotion", override, passed)
     record.evidence = found.proved.get(release.id, {})
-    record.override, record.refusals = (wish.override, passed) if passed else (None, [])
-    record.write()
-    pins.write(before.engine.workspace.sibling(stage), release)
+    if record.path:
+        before.say(f"Going on with {record.name}.")
+    record.begin(before.engine.workspace.repo)
+    pins.write(workspace.find(stage), release)
     assert record.path is not None  # noqa: S101 - it was written
     if wish.pull_request:
         record.end(records.PROPOSED, "the update is left to CI")
@@ -145,50 +117,21 @@ def rollback(console: Console, stage: str, to: str | None, wish: Wish) -> None:
     if stage not in workspace.stages()[2:]:
         raise OpsError(f"Nothing is promoted to {stage}: `git revert` its stack file and run `up`.", 2)
     present = stacks.select(console, stage, deploys=False)
-    running = _running(stacks.deployed(present))
+    runs = running(stacks.deployed(present))
     known = records.of(present.engine.workspace.repo, stage)
     last = known[-1] if known else None
-    release = _earlier(stage, known, running, to)
+    release = _earlier(stage, known, runs, to)
     plan = prospect(console, stage, release)
-    _show(console, stage, plan)
-    passed = _judge(plan.refusals, wish.override, f"{stage} back to {release.id}")
+    plan.show(console, stage)
+    passed = judge(plan.refusals, wish.override, f"{stage} back to {release.id}")
     if wish.dry_run:
         present.say("That is what would be done; nothing was changed.")
         return
     _ask(wish.yes, f"Take {stage} back to release {release.id}?", "rollback")
-    record = _record(present, last, plan, "rollback")
-    record.override, record.refusals = (wish.override, passed) if passed else (None, [])
-    record.write()
-    pins.write(present.engine.workspace, release)
+    record = _record(stage, last, plan, "rollback", wish.override, passed)
+    record.begin(present.engine.workspace.repo)
+    pins.write(workspace.find(stage), release)
     _apply(console, stage, record)
-
-
-def prospect(console: Console, stage: str, release: Release) -> Prospect:
-    """What a stage would do with other pins, and what speaks against it."""
-    found = Prospect(release, None, None, [], [])
-    try:
-        target = found.target = stacks.select(console, stage, pins=release.as_config())
-    except OpsError as error:
-        if error.code == 2:
-            raise
-        found.refusals.append(Refusal(f"the settings of {stage} fail with it: {error}", firm=True))
-        return found
-    found.refusals += gate.in_use(target)
-    if found.refusals:
-        return found
-    found.refusals += gate.before_update(target)
-    opened = target.engine.open(target.say)
-    found.previous = _running(target.engine.outputs())
-    collected = changes.Collector()
-    try:
-        assert opened is not None  # noqa: S101 - made when it was missing
-        _, broken = stacks.preview(target, opened, collected.event)
-        found.refusals += [Refusal(f"{stage} would break a rule for stages: {line}", firm=True) for line in broken]
-    except OpsError as error:
-        found.refusals.append(Refusal(f"the preview of {stage} fails: {error}", firm=True))
-    found.resources = collected.changes
-    found.refusals += gate.keeps_data(stage, collected.changes)
-    return found
 
 
 def _release(before: Target, outputs: dict[str, Any]) -> Release:
@@ -206,11 +149,6 @@ def _release(before: Target, outputs: dict[str, Any]) -> Release:
     return pins.of_stage(before.stack, outputs, deployed, commit)
 
 
-def _running(outputs: dict[str, Any]) -> Release | None:
-    found = (outputs.get("settings") or {}).get("release")
-    return Release.model_validate(found) if found else None
-
-
 def _earlier(stage: str, known: list[Record], running: Release | None, to: str | None) -> Release:
     last = known[-1] if known else None
     if to is None and last and last.status in (records.STARTED, records.FAILED) and last.previous:
@@ -226,34 +164,6 @@ def _earlier(stage: str, known: list[Record], running: Release | None, to: str |
     return done[-1].release
 
 
-def _judge(reasons: list[Refusal], override: str | None, what: str) -> list[str]:
-    """The refusals that an override passes over.
-
-    Raises:
-        OpsError: listing those that none does.
-    """
-    firm = [r for r in reasons if r.firm]
-    soft = [r for r in reasons if not r.firm]
-    if override is not None and not override.strip():
-        raise OpsError("--override needs the reason, in words: it goes into the record.", 2)
-    left = firm if override else reasons
-    if left:
-        lines = "\n".join(f"  - {reason}" for reason in left)
-        hint = "\n(an emergency: --override 'REASON' passes over it, and is recorded)" if soft and not firm else ""
-        raise OpsError(f"Refused, {what}:\n{lines}{hint}")
-    return [str(reason) for reason in soft]
-
-
-def _show(console: Console, stage: str, plan: Prospect) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold", title=None)
-    for title in ("what", f"{stage} runs", "it will run"):
-        table.add_column(title, overflow="fold")
-    for what, old, new in plan.rows:
-        table.add_row(what, Text(old, "red"), Text(new, "green"))
-    if plan.rows:
-        console.print(table)
-
-
 def _ask(yes: bool, question: str, command: str) -> None:
     if yes:
         return
@@ -262,21 +172,22 @@ def _ask(yes: bool, question: str, command: str) -> None:
     typer.confirm(question, abort=True)
 
 
-def _record(target: Target, last: Record | None, plan: Prospect, kind: str) -> Record:
+def _record(
+    stage: str, last: Record | None, plan: Prospect, kind: str, override: str | None, passed: list[str]
+) -> Record:
     """A new record; or the one of a run that was stopped, when it was for the same."""
     previous = plan.previous
     if last and last.status in (records.STARTED, records.PROPOSED):
         if last.release.id == plan.release.id and last.kind == kind:
-            target.say(f"Going on with {last.name}.")
             last.status = records.STARTED
+            last.override, last.refusals = last.override or (override if passed else None), last.refusals or passed
             return last
         if last.status == records.STARTED:
             last.end(records.LEFT, f"stopped, and replaced by release {plan.release.id}")
             # The stage may run a part of that one: what it ran before is what can be gone back to.
             previous = last.previous if previous and previous.id == last.release.id else previous
-    record = Record(target.stack, kind, plan.release, previous, differences=plan.rows)
-    record.stage = plan.target.stack if plan.target else target.stack
-    record.begin(target.engine.workspace.repo)
+    record = Record(stage, kind, plan.release, previous, differences=plan.rows)
+    record.override, record.refusals = (override, passed) if passed else (None, [])
     return record
 
 
@@ -314,7 +225,7 @@ def _undo(console: Console, stage: str, record: Record, error: OpsError) -> None
         raise OpsError(f"{error}\n{stage} ran nothing before: there is nothing to go back to. Mend it, and run again.")
     console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Going back to release {previous.id}.", style="yellow", highlight=False)
-    pins.write(stacks.select(Console(quiet=True), stage, deploys=False).engine.workspace, previous)
+    pins.write(workspace.find(stage), previous)
     target = stacks.select(console, stage)
     try:
         _update(target)
