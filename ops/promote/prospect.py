@@ -83,6 +83,7 @@ def prospect(console: Console, stage: str, release: Release) -> Prospect:
 
 
 def running(outputs: dict[str, Any]) -> Release | None:
+    """The release that a stack runs, by its outputs; None: none was promoted to it."""
     found = (outputs.get("settings") or {}).get("release")
     return Release.model_validate(found) if found else None
 
