@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,10 +128,17 @@ def describe(settings: Settings) -> dict[str, Any]:
     return {"id": identity(found, digest, version), "images": found, "settings": digest, "program": version}
 
 
-def own_file_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """What a stack file with a release may not say itself, one line per key."""
+def own_file_problems(values: Mapping[str, Any], known: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """What a stack file with a release may not say itself, one line per key.
+
+    Args:
+        values: of the file.
+        known: section to the keys there are in it; what else is in the file is no setting.
+    """
     for section, keys in values.items():
         for key in keys if isinstance(keys, Mapping) and section not in OWN_SECTIONS else ():
+            if key not in known.get(section, ()):
+                continue
             if is_carried(section, key) or (section, key) in IMAGES.values():
                 yield f"{section}.{key}: comes with the release: remove it, change it where changes enter, and promote"
 

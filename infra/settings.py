@@ -163,7 +163,12 @@ def _with_release(values: dict[str, Any], stack: str) -> dict[str, Any]:
         return values
     if stack not in stages[2:]:
         raise wrong([f"{PROJECT}:{KEY}: {stack} is no stage that is promoted to ({', '.join(stages[2:])}): remove it"])
-    if problems := list(releases.own_file_problems(values)):
+    known = {
+        section: [entry.alias or name for name, entry in model.model_fields.items()]
+        for section, field in Settings.model_fields.items()
+        if isinstance(model := field.annotation, type) and issubclass(model, BaseModel)
+    }
+    if problems := list(releases.own_file_problems(values, known)):
         raise wrong(f"{PROJECT}:{problem}" for problem in problems)
     try:
         return releases.pinned(values, Release.model_validate(values[KEY]))

@@ -62,6 +62,7 @@ def test_the_program_declares_what_is_pinned() -> None:
             "prod",
             "api.image: comes with the release: remove it",
         ),
+        ({**OWN, "redis": {"memroy": "1Gi"}, "release": release()}, "prod", "redis.memroy: unknown key; did you mean"),
         (
             {**OWN, "release": release(settings={"redis": {"mode": "sentinel"}})},
             "prod",
