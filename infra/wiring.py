@@ -60,7 +60,8 @@ def wiring(settings: Settings, store: SessionStore, fingerprint: pulumi.Input[st
         plain["SESSION_WAIT_REPLICAS"] = str(sessions.wait_replicas)
         plain["SESSION_WAIT_TIMEOUT_MS"] = str(sessions.wait_timeout_ms)
     optional = {
-        "REDIS_USERNAME": redis.username,
+        # By name where a Redis was adopted: while that one lets everybody in, AUTH with a password alone is an error.
+        "REDIS_USERNAME": redis.username or ("default" if redis.app != redis.service else None),
         "REDIS_TLS_CA": f"{CA_DIR}/ca.crt" if settings.tls_secret else None,
         "REDIS_TLS_SERVERNAME": settings.tls.server_name,
         "TRUST_PROXY": settings.api.trust_proxy,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ops import certificates, changes, kube, progress, stacks, tls, workspace
+from ops.adopt import cli as adoption
 from ops.console import Console
 from ops.errors import OpsError
 from ops.promote import cli as promotion
@@ -20,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 certificates_app = typer.Typer(no_args_is_help=True, help="Redis's certificate, where no cert-manager makes it.")
 app.add_typer(certificates_app, name="certificates")
 app.add_typer(rotate.app, name="rotate")
+app.add_typer(adoption.app, name="adopt")
 app.command()(promotion.promote)
 app.command()(promotion.rollback)
 app.command("drift")(promotion.drifted)

@@ -130,9 +130,13 @@ class RedisPods:
 
     def client(self, pod: str, database: int = 0) -> redis.Redis:
         """A binary client of one pod."""
+        return self.talk(self.opener(pod), database, f"Redis in {pod}")
+
+    def talk(self, opener: tunnel.Opener, database: int = 0, whose: str = "Redis") -> redis.Redis:
+        """A binary client over sockets that `opener` makes."""
         for password in self._passwords:
             client = tunnel.redis_over(
-                self.opener(pod), password, self._user, database, self._tls, self.settings.redis.service, binary=True
+                opener, password, self._user, database, self._tls, self.settings.redis.service, binary=True
             )
             try:
                 client.ping()
@@ -140,7 +144,7 @@ class RedisPods:
                 client.close()
                 continue
             return client
-        raise OpsError(f"Redis in {pod} refuses the passwords that its Secret holds.")
+        raise OpsError(f"{whose} refuses the passwords that its Secret holds.")
 
     def connection(self, pod: str) -> socket.socket:
         """A socket that is past TLS and AUTH, for what redis-py does not speak."""
