@@ -78,9 +78,9 @@ class Redis(Model):
             raise ValueError("image: is not for mode external; remove it, an external Redis runs no pod of ours")
         if self.mode == "sentinel" and not self.proxy_image:
             raise ValueError("proxyImage: is missing; set it to HAProxy's NAME@sha256:<digest>, 2.6 or newer")
-        if self.adoption and (self.mode != "standalone" or self.app == self.service):
+        if self.adoption and (self.mode != "standalone" or (self.adoption == "door" and self.app == self.service)):
             raise ValueError(
-                f"adoption: needs redis.mode standalone (go to sentinel afterwards) and a redis.name other than "
+                f"adoption: needs redis.mode standalone (go to sentinel afterwards), and a door a redis.name other than "
                 f"{self.service}, whose pods the Service there is selects"
             )
         if self.replicas % 2 == 0:

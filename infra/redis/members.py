@@ -49,7 +49,7 @@ class Members(SessionStore):
         taken over, with every field that the chart set, and outlives its template there.
         """
         redis, name = self._settings.redis, self._settings.redis.service
-        if redis.adoption == "beside":
+        if redis.adoption == "beside" and self._app != name:
             return []
         if redis.adoption == "door":
             selector = pods.selector(conf.door(self._settings))
@@ -57,6 +57,7 @@ class Members(SessionStore):
         annotations: dict[str, str] = {}
         if self._app != name:
             context = pulumi.Config("kubernetes").get("context")
+            taken["retain_on_delete"] = True
             taken["provider"] = k8s.Provider("takeover", context=context, upsert_existing_objects=True)
             annotations = {"pulumi.com/patchForce": "true", "helm.sh/resource-policy": "keep"}
         return [

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from infra.settings import parse
-from ops import kube, progress, stacks, workspace
+from ops import kube, progress, stacks, tls, workspace
 from ops.adopt import finish as ending
 from ops.adopt import look as looking
 from ops.adopt import memory, stackfile
@@ -60,7 +60,7 @@ def look(
     where = workspace.Workspace(stack)
     if where.source.exists():
         raise OpsError(
-            f"{where.source} exists: `python -m ops adopt run --stack {stack}` goes by it; move it away for a new look.",
+            f"{where.source} exists: `python -m ops adopt run --stack {stack}` goes by it; move it away to look anew.",
             2,
         )
     wish = looking.Wish(namespace, deployment, container, service, name, redis_image, proxy_image)
@@ -92,6 +92,9 @@ def run(
     shut_out: Annotated[
         bool, typer.Option("--shut-out", help="Demand the password although others than the API come without.")
     ] = False,
+    end_now: Annotated[
+        bool, typer.Option("--end-now", help="From memory: do not wait for the old cookies; logs those people out.")
+    ] = False,
 ) -> None:
     """Carry it out. Killed anywhere, run it again."""
     running = Run(stack, f"run{' --shut-out' * shut_out}")
@@ -105,7 +108,7 @@ def run(
     if settings.redis.proxy_image is None:
         raise OpsError("session-store:redis.proxyImage is missing: HAProxy by digest, for the time of the change.")
     if settings.redis.app == settings.redis.service:
-        memory.BlueGreen(running.target.cluster, settings, running.steps, running.declare).run()
+        memory.BlueGreen(running.target.cluster, settings, running.steps, running.declare).run(tls.utc_now(), end_now)
     else:
         running.adoption.run(shut_out)
     for line in ending.what_next(running.target.cluster, running.target.settings, stack):

@@ -21,9 +21,9 @@ def what_next(cluster: Cluster, settings: Settings, stack: str) -> Iterator[str]
     kept = records.read(cluster, settings.namespace, settings.redis.app)
     if release := helm.owner(found, "Service", service):
         yield (
-            f"Next: delete the template of Service {service}{f' and Deployment {kept.deployment}' if kept else ''} from "
-            f"chart {release.chart}, before its next `helm upgrade`: with it, that upgrade leads the Service back to the "
-            "old pods. (helm.sh/resource-policy keeps the Service.)"
+            f"Next: delete the template of Service {service}{f' and Deployment {kept.deployment}' if kept else ''} "
+            f"from chart {release.chart}, before its next `helm upgrade`: with it, that upgrade leads the Service "
+            "back to the old pods. (helm.sh/resource-policy keeps the Service.)"
         )
     yield from disagreements(cluster, settings, found, deployment)
     yield f"Commit Pulumi.{stack}.yaml. `python -m ops verify --stack {stack}` proves the stack."
@@ -48,8 +48,8 @@ def disagreements(cluster: Cluster, settings: Settings, found: list[helm.Release
     for name in sorted(theirs):
         if name not in ours or theirs[name] != ours[name]:
             yield (
-                f"! Chart {release.chart} sets {name} to {theirs[name]!r} and the stack to {ours.get(name)!r}: delete it "
-                "from the chart, or make the two the same; else each takes it from the other."
+                f"! Chart {release.chart} sets {name} to {theirs[name]!r} and the stack to {ours.get(name)!r}: delete "
+                "it from the chart, or make the two the same; else each takes it from the other."
             )
 
 
@@ -68,7 +68,7 @@ def finish(adoption: Adoption) -> None:
     for kind, name in (("Deployment", kept.deployment), ("Service", adoption.settings.redis.service)):
         if release := helm.owner(found, kind, name):
             raise OpsError(
-                f"Chart {release.chart} still has {kind} {name}: delete its template and `helm upgrade {release.name}`; "
+                f"Chart {release.chart} still has {kind} {name}: delete its template, `helm upgrade {release.name}`, "
                 "then run this again."
             )
     live = adoption.cluster.core.read_namespaced_service(

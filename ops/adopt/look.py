@@ -223,7 +223,6 @@ def proposal(wish: Wish, seen: Found, any_image: bool = False) -> dict[str, Any]
     }
     api: dict[str, Any] = {"existingDeployment": wish.deployment, "container": seen.container.name}
     if in_memory:
-        section.pop("adoption")
         section["name"] = service
     if (port := env.get("API_PORT") or _port(seen)) != 3030:
         api["port"] = int(port)

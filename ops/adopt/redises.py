@@ -208,7 +208,7 @@ def level(master: redis.Redis, replica: redis.Redis) -> None:
         if time.monotonic() > end:
             tell(master, "CLIENT", "UNPAUSE")
             raise OpsError(
-                f"the replica is at {has.get('slave_repl_offset')} of {wrote['master_repl_offset']} in {LEVEL_S:.0f} s; "
+                f"the replica is at {has.get('slave_repl_offset')} of {wrote['master_repl_offset']} in time; "
                 "writes go on where they went"
             )
         time.sleep(0.02)

@@ -189,7 +189,7 @@ def test_an_update_in_progress(stages: Stages, stage: str) -> None:
         ("redis", {"image": "redis:7"}, "session-store:redis.image: comes with the release: remove it"),
         ("redis", {"memroy": "1Gi"}, "session-store:redis.memroy: unknown key; did you mean memory?"),
         ("tls", {"secretName": "nowhere"}, "TLS Secret nowhere is missing in namespace promote-prod"),
-        ("api", {"replicas": 1}, "prod would break a rule for stages: several: Deployment api: has one pod"),
+        ("api", {"replicas": 1}, "prod would break a rule for stages: Deployment api: has one pod"),
     ],
 )
 def test_settings_of_prod_that_do_not_do(stages: Stages, section: str, values: dict[str, Any], reason: str) -> None:
