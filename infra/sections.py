@@ -80,7 +80,7 @@ class Redis(Model):
             raise ValueError("proxyImage: is missing; set it to HAProxy's NAME@sha256:<digest>, 2.6 or newer")
         if self.adoption and (self.mode != "standalone" or (self.adoption == "door" and self.app == self.service)):
             raise ValueError(
-                f"adoption: needs redis.mode standalone (go to sentinel afterwards), and a door a redis.name other than "
+                "adoption: needs redis.mode standalone (go to sentinel afterwards), and a door a redis.name other than "
                 f"{self.service}, whose pods the Service there is selects"
             )
         if self.replicas % 2 == 0:

@@ -1,7 +1,7 @@
 """From sessions in a pod's memory to Redis: the old pod goes on for those it knows, until their cookies expire.
 
-The pod is taken from its Deployment by its labels, so that no rollout stops it and its memory; a router is led to by the
-API's Service meanwhile (`router.py`).
+The pod is taken from its Deployment by its labels, so that no rollout stops it; the API's Service leads to a router
+meanwhile (`router.py`).
 """
 
 from __future__ import annotations
@@ -56,15 +56,16 @@ class BlueGreen:
             self._steps.step("A router before the API", self._routed)
             self._steps.step("The old pod keeps its memory, whatever its Deployment does", self._orphaned)
             self._steps.step("New pods of the API use Redis", self._renewed)
-            self._write({**self._noted_values(), "since": now.isoformat()})
-        ends = datetime.fromisoformat(self._noted_values()["since"]) + timedelta(
-            seconds=self._settings.sessions.ttl_seconds
-        )
+        noted = self._noted_values()
+        if "since" not in noted:
+            noted["since"] = now.isoformat()
+            self._write(noted)
+        ends = datetime.fromisoformat(noted["since"]) + timedelta(seconds=self._settings.sessions.ttl_seconds)
         if now < ends and not end_now:
             self._steps.say(
                 f"The old pod serves its cookies until the last has expired, {ends:%Y-%m-%d %H:%M} UTC: run this again "
-                "then (--end-now: now, which logs those people out). No `helm upgrade` until then: the chart would lead "
-                f"Service {self._noted_values()['service']} past the router."
+                "then (--end-now: now, which logs those people out). No `helm upgrade` until then: it would lead "
+                f"Service {noted['service']} past the router."
             )
             return
         self._steps.step("The Service leads to the new pods", self._direct)
@@ -99,7 +100,7 @@ class BlueGreen:
             raise OpsError(f"{len(found)} Services lead to Deployment {self._deployment}, where one is expected.")
         if (self._api().spec.replicas or 1) != 1:
             raise OpsError(
-                f"Deployment {self._deployment} has {self._api().spec.replicas} replicas, each with sessions of its own: "
+                f"Deployment {self._deployment} has {self._api().spec.replicas} replicas, each with its own sessions: "
                 "scale it to 1 first (memory is shared by nobody)."
             )
         service = found[0]
@@ -131,7 +132,7 @@ class BlueGreen:
         self._router.build(noted["selector"], port.get("targetPort", port["port"]))
         self._steps.wait(self._router.ready)
         self._lead(noted["service"], pods.selector(self._router.name), self._settings.api.port)
-        return f"Service {noted['service']} leads to {self._router.name}, which leads to {self._pods(OLD)[0].metadata.name}"
+        return f"Service {noted['service']}, {self._router.name}, pod {self._pods(OLD)[0].metadata.name}"
 
     def _label(self, pod: str, labels: dict[str, str | None]) -> None:
         body = {"metadata": {"labels": labels}}

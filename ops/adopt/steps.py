@@ -273,8 +273,8 @@ def needs(settings: Settings) -> str:
     names, redis = settings.credentials, settings.redis
     ca = f", TLS for name {redis.service} with ca.crt of Secret {settings.tls_secret}" if settings.tls_secret else ""
     return (
-        f"Each needs user default and the password of Secret {names.password_secret} (key password){ca}, and the pod label "
-        'session-store/redis-client: "true". Give it to them and run this again, or --shut-out them.'
+        f"Each needs user default, the password of Secret {names.password_secret} (key password){ca}, and the "
+        'pod label session-store/redis-client: "true". Give it to them and run this again, or --shut-out them.'
     )
 
 
