@@ -1,0 +1,148 @@
+"""`ops adopt`: what it proposes and refuses, and the door and the router as HAProxy reads them."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.settings import PROJECT, Settings, SettingsError, parse
+from ops.adopt import door, helm, look, router, stackfile
+from ops.errors import OpsError
+
+IMAGE = f"redis@sha256:{'a' * 64}"
+
+
+def settings(**redis: Any) -> Settings:
+    given = {"image": IMAGE, "proxyImage": IMAGE, "name": "session-redis", "adoption": "door", **redis}
+    return parse({"redis": given, "api": {"existingDeployment": "api"}})
+
+
+def found(env: dict[str, str | None], **more: Any) -> look.Found:
+    key = SimpleNamespace(name="api-session-secret")
+    source = SimpleNamespace(secret_key_ref=key)
+    secret = SimpleNamespace(name="API_SESSION_SECRET", value=None, value_from=source)
+    container = SimpleNamespace(name="api", env=[secret], ports=[SimpleNamespace(container_port=3030)])
+    return look.Found(SimpleNamespace(), container, env, [], **more)
+
+
+@pytest.mark.skipif(not shutil.which("haproxy"), reason="HAProxy is not installed")
+@pytest.mark.parametrize("what", ["door", "router"])
+def test_haproxy_takes_the_configuration(tmp_path: Path, what: str) -> None:
+    ca = tmp_path / "ca.crt"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=ca",
+        "-keyout",
+        "/dev/null",
+        "-out",
+    ]
+    subprocess.run([*command, "-out", str(ca)], check=True, capture_output=True)
+    texts = {
+        "door": door.config(settings(), ca=str(ca)),
+        "router": router.config(settings(), "old.example:3030", "new.example:3030"),
+    }
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(texts[what])
+    done = subprocess.run(["haproxy", "-c", "-f", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_tls_nothing_is_wrapped() -> None:
+    plain = parse({**settings().model_dump(by_alias=True, exclude={"tls"}), "tls": {"enabled": False}})
+    assert " ssl " not in door.config(plain)
+    assert "ssl verify required verifyhost redis" in door.config(settings())
+
+
+@pytest.mark.parametrize("image", [None, "redis:7.4.2", "redis@sha256:abc"])
+def test_only_a_digest_is_taken(image: str | None) -> None:
+    with pytest.raises(OpsError, match="imagetools inspect"):
+        look.by_digest(image, "--redis-image")
+
+
+def test_the_proposal_says_what_the_chart_says() -> None:
+    seen = found(
+        {"REDIS_HOST": "redis", "REDIS_SESSION_DB": "2", "AUTH_ENV": "development", "NODE_ENV": "production"},
+        record=SimpleNamespace(),  # type: ignore[arg-type]
+        prefix="sess:",
+    )
+    wish = look.Wish("ctmd", service="redis", redis_image=IMAGE, proxy_image=IMAGE)
+    read = yaml.safe_load(look.stack_file(look.proposal(wish, seen), None))["config"]
+    made = parse({key.removeprefix(f"{PROJECT}:"): value for key, value in read.items()})
+    assert (made.redis.service, made.redis.app, made.redis.database) == ("redis", "session-redis", 2)
+    assert made.redis.adoption == "beside"
+    assert made.sessions.prefix == "sess:"
+    assert (made.api.existing_deployment, made.api.auth_env, made.api.node_env) == ("api", "development", "production")
+    assert made.credentials.create_session_secret is False
+
+
+def test_an_api_without_redis_gets_one_of_its_own_name() -> None:
+    wish = look.Wish("ctmd", redis_image=IMAGE, proxy_image=IMAGE)
+    values = look.proposal(wish, found({}))
+    assert (values["redis"]["service"], values["redis"]["name"]) == ("session-redis", "session-redis")
+    assert parse(values).redis.adoption == "beside"
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ({"cluster_enabled": 1}, "cluster mode"),
+        ({"redis_version": "6.0.16"}, "6.2 is the oldest"),
+        ({"used_memory": 900 << 20}, "raise that"),
+        ({}, None),
+    ],
+)
+def test_a_redis_that_cannot_be_adopted_is_named_with_the_fix(info: dict[str, Any], words: str | None) -> None:
+    whole = {"redis_version": "7.0.15", "used_memory": 2 << 20, "used_memory_startup": 1 << 20, **info}
+    problems = list(look.redis_problems(whole, settings()))
+    assert len(problems) == (1 if words else 0)
+    assert words is None or words in problems[0]
+
+
+def test_the_stage_is_one_line_of_the_stack_file(tmp_path: Path) -> None:
+    file = tmp_path / "Pulumi.x.yaml"
+    text = f"# mine\nconfig:\n  {PROJECT}:redis:\n    # theirs\n    image: {IMAGE}\n"
+    file.write_text(text)
+    assert stackfile.set_adoption(file, "beside")
+    assert not stackfile.set_adoption(file, "beside")
+    assert stackfile.set_adoption(file, "door")
+    assert yaml.safe_load(file.read_text())["config"][f"{PROJECT}:redis"]["adoption"] == "door"
+    assert stackfile.set_adoption(file, None)
+    assert file.read_text() == text
+
+
+def test_a_file_of_another_shape_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "Pulumi.x.yaml"
+    file.write_text(f"config: {{'{PROJECT}:redis': {{image: x}}}}\n")
+    with pytest.raises(OpsError, match="adoption: door"):
+        stackfile.set_adoption(file, "door")
+    assert "door" not in file.read_text()
+
+
+def test_a_door_needs_two_names() -> None:
+    with pytest.raises(SettingsError, match=r"redis\.adoption"):
+        settings(name="redis")
+
+
+def test_helm_keeps_what_its_next_upgrade_compares_with() -> None:
+    manifest = "---\nkind: Service\nmetadata: {name: redis}\n---\nkind: Deployment\nmetadata: {name: redis}\n"
+    content = {"name": "dash", "chart": {"metadata": {"name": "chart", "version": "1.0.0"}}, "manifest": manifest}
+    stored = base64.b64encode(gzip.compress(json.dumps(content).encode()))
+    release = helm.read(stored)
+    assert (release.name, release.chart) == ("dash", "chart-1.0.0")
+    assert helm.owner([release], "Service", "redis") is release
+    assert helm.owner([release], "Service", "api") is None
