@@ -51,7 +51,7 @@ def test_haproxy_takes_the_configuration(tmp_path: Path, what: str) -> None:
         "/dev/null",
         "-out",
     ]
-    subprocess.run([*command, "-out", str(ca)], check=True, capture_output=True)
+    subprocess.run([*command, str(ca)], check=True, capture_output=True)
     texts = {
         "door": door.config(settings(), ca=str(ca)),
         "router": router.config(settings(), "old.example:3030", "new.example:3030"),
