@@ -29,14 +29,14 @@ class Traffic:
     failures: list[str] = field(default_factory=list)
 
     def ask(self, method: str, path: str, cookie: str | None = None) -> tuple[int, str | None]:
-        """(status, cookie that was set) of one request on a new connection."""
+        """(status, cookies that were set, as a browser sends them back) of one request on a new connection."""
         client = http.client.HTTPConnection(self.host, self.port, timeout=10)
         try:
             client.request(method, path, headers={"Cookie": cookie} if cookie else {})
             reply = client.getresponse()
             reply.read()
-            made = reply.getheader("set-cookie")
-            return reply.status, made.split(";")[0] if made else None
+            made = reply.headers.get_all("set-cookie") or []
+            return reply.status, "; ".join(cookie.split(";")[0] for cookie in made) or None
         finally:
             client.close()
 
