@@ -76,8 +76,10 @@ class Release(Model):
         return identity(self.images, self.settings_hash, self.program)
 
     def as_config(self) -> dict[str, Any]:
-        """As the stack file holds it."""
-        return self.model_dump(mode="json", by_alias=True)
+        """As the stack file holds it; the same release is the same text wherever it comes from."""
+        dumped = self.model_dump(mode="json", by_alias=True)
+        settings = {section: dict(sorted(values.items())) for section, values in sorted(dumped["settings"].items())}
+        return {**dumped, "images": dict(sorted(dumped["images"].items())), "settings": settings}
 
 
 def program(folder: Path = Path(__file__).parent) -> str:

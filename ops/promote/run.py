@@ -57,6 +57,9 @@ def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
             raise OpsError(f"Pulumi.{stage}.yaml pins no release: `python -m ops promote {source} {stage}`.")
     else:
         release = _release(before, outputs)
+    found = gate.evidence_of(before)
+    for warning in gate.overridden(before, found):
+        before.say(f"! {warning}")
     plan = prospect(console, stage, release)
     interrupted = last is not None and last.status == records.STARTED
     same = plan.previous is not None and plan.previous.id == release.id
@@ -66,9 +69,6 @@ def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
     if wish.check and any(r.release.id == release.id and r.status == records.DONE for r in known):
         before.say(f"{stage} pins release {release.id}, which it ran before: going back needs no new evidence.")
         return
-    found = gate.evidence_of(before)
-    for warning in gate.overridden(before, found):
-        before.say(f"! {warning}")
     reasons = list(gate.proof(source, before.settings, found, release.id))
     if not wish.pinned and not wish.check:
         reasons += gate.working_tree(before, outputs, programs.commit)

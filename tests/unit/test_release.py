@@ -136,6 +136,14 @@ def test_pins_that_cannot_be_written_safely_are_told(where: workspace.Workspace)
     assert where.source.read_text() == text
 
 
+def test_a_release_is_the_same_text_whatever_order_it_comes_in() -> None:
+    there = release()
+    back = {**there, "images": dict(reversed(there["images"].items()))}
+    back["settings"] = {key: dict(reversed(value.items())) for key, value in reversed(there["settings"].items())}
+    texts = {yaml.safe_dump(releases.Release.model_validate(r).as_config(), sort_keys=False) for r in (there, back)}
+    assert len(texts) == 1
+
+
 def test_differences_name_images_settings_and_program() -> None:
     old = releases.Release.model_validate(release())
     new = releases.Release.model_validate(
