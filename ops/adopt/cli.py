@@ -95,10 +95,15 @@ def run(
     end_now: Annotated[
         bool, typer.Option("--end-now", help="From memory: do not wait for the old cookies; logs those people out.")
     ] = False,
+    api_image: Annotated[
+        str | None, typer.Option("--api-image", help="From memory: the API with session-store.js, NAME@sha256:…")
+    ] = None,
 ) -> None:
     """Carry it out. Killed anywhere, run it again."""
     running = Run(stack, f"run{' --shut-out' * shut_out}")
     settings = running.target.settings
+    if api_image:
+        looking.by_digest(api_image, "--api-image")
     name = settings.api.existing_deployment
     if name is None or settings.redis.mode != "standalone":
         raise OpsError(
@@ -108,7 +113,9 @@ def run(
     if settings.redis.proxy_image is None:
         raise OpsError("session-store:redis.proxyImage is missing: HAProxy by digest, for the time of the change.")
     if settings.redis.app == settings.redis.service:
-        memory.BlueGreen(running.target.cluster, settings, running.steps, running.declare).run(tls.utc_now(), end_now)
+        memory.BlueGreen(running.target.cluster, settings, running.steps, running.declare, api_image).run(
+            tls.utc_now(), end_now
+        )
     else:
         running.adoption.run(shut_out)
     for line in ending.what_next(running.target.cluster, running.target.settings, stack):

@@ -30,9 +30,13 @@ class BlueGreen:
         settings: of the stack.
         steps: shows the steps.
         declare: writes how far it is into the stack file, and brings the stack up.
+        image: of the API with session-store.js, for its Deployment; None: the one it has is that already.
     """
 
-    def __init__(self, cluster: Cluster, settings: Settings, steps: Steps, declare: Declare) -> None:
+    def __init__(
+        self, cluster: Cluster, settings: Settings, steps: Steps, declare: Declare, image: str | None = None
+    ) -> None:
+        self._image = image
         self._cluster, self._settings, self._steps, self._declare = cluster, settings, steps, declare
         self._namespace = settings.namespace
         self._deployment = settings.api.existing_deployment or "api"
@@ -98,6 +102,13 @@ class BlueGreen:
         ]
         if len(found) != 1:
             raise OpsError(f"{len(found)} Services lead to Deployment {self._deployment}, where one is expected.")
+        containers = self._api().spec.template.spec.containers
+        env = {e.name for c in containers if c.name == self._settings.api.container for e in c.env or []}
+        if not self._image and "SESSION_STORE" not in env:
+            raise OpsError(
+                "an API that keeps sessions in memory does not know Redis: say which image has session-store.js, with "
+                "--api-image NAME@sha256:… (the one that runs, if it has), and put it into the chart's values too."
+            )
         if (self._api().spec.replicas or 1) != 1:
             raise OpsError(
                 f"Deployment {self._deployment} has {self._api().spec.replicas} replicas, each with its own sessions: "
@@ -160,6 +171,12 @@ class BlueGreen:
         return f"{pod.metadata.name} belongs to nobody"
 
     def _renewed(self) -> str:
+        if self._image:
+            containers = [{"name": self._settings.api.container, "image": self._image}]
+            body = {"spec": {"template": {"spec": {"containers": containers}}}}
+            self._cluster.apps.patch_namespaced_deployment(
+                self._deployment, self._namespace, body, _request_timeout=TIMEOUT
+            )
         changed = self._declare(None)
         adoption = Adoption(self._cluster, self._settings, self._steps, self._declare)
         self._steps.wait(adoption.rolled_out)
