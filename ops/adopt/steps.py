@@ -137,8 +137,9 @@ class Adoption:
                 tell(there, "REPLICAOF", self.door.name, str(conf.PORT))
             self.lead({"app": self.door.name}, [{"name": "redis", "port": conf.PORT, "targetPort": conf.PORT}])
             tell(there, "CLIENT", "UNPAUSE")
+            held = time.monotonic() - begin
             _evict(there)
-        return f"writes were held for at most {time.monotonic() - begin:.1f} s"
+        return f"writes were held for {held:.2f} s"
 
     def lead(self, selector: dict[str, str], ports: list[dict[str, Any]]) -> None:
         """Point the clients' Service elsewhere."""

@@ -91,10 +91,11 @@ def _back(adoption: Adoption) -> str:
             adoption.new.follow(old.address, old.port)
         adoption.lead(kept.selector, kept.ports)
         tell(here, "CLIENT", "UNPAUSE")
+        held = time.monotonic() - begin
         for _ in range(20):
             hang_up(here)
             time.sleep(0.1)
-    return f"writes were held for at most {time.monotonic() - begin:.1f} s"
+    return f"writes were held for {held:.2f} s"
 
 
 def _apart(adoption: Adoption) -> str:

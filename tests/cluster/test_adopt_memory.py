@@ -40,5 +40,5 @@ def test_nobody_is_logged_out_on_the_way_from_memory_to_redis(newcomer: Team) ->
     project.ops("adopt", "run", "--end-now")
     assert people.ask("GET", "/auth_status", visitor)[0] == 200, "whoever logged in since is in Redis"
     assert project.get("service", "api")["spec"]["selector"] == {"app": "api"}
-    assert "api-router" not in project.kubectl("get", "pods", "--output", "name")
+    assert "api-router" not in project.kubectl("get", "deployments,services,configmaps", "--output", "name")
     project.ops("preview", "--expect-no-changes")
