@@ -154,7 +154,9 @@ def _service(cluster: Cluster, settings: Settings) -> Iterator[str]:
     found = get(cluster.core.read_namespaced_service, name, settings.namespace)
     if settings.redis.mode == "external" or settings.redis.adoption or found is None:
         return
-    if not (found.metadata.labels or {}).items() >= OURS:
+    # Not `managed-by`, which a chart that still has the Service sets back to Helm.
+    label = "app.kubernetes.io/part-of"
+    if (found.metadata.labels or {}).get(label) != PART_OF[label]:
         yield f"Service {name} exists and leads to another Redis: `python -m ops adopt` takes it over with its data"
 
 

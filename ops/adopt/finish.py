@@ -22,8 +22,8 @@ def what_next(cluster: Cluster, settings: Settings, stack: str) -> Iterator[str]
     if release := helm.owner(found, "Service", service):
         yield (
             f"Next: delete the template of Service {service}{f' and Deployment {kept.deployment}' if kept else ''} "
-            f"from chart {release.chart}, before its next `helm upgrade`: with it, that upgrade leads the Service "
-            "back to the old pods. (helm.sh/resource-policy keeps the Service.)"
+            f"from chart {release.chart}, before its next `helm upgrade`: with it, that upgrade sets the Service's "
+            "selector back, and it leads nowhere. (helm.sh/resource-policy keeps the Service.)"
         )
     yield from disagreements(cluster, settings, found, deployment)
     yield f"Commit Pulumi.{stack}.yaml. `python -m ops verify --stack {stack}` proves the stack."
