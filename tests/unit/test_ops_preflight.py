@@ -280,3 +280,15 @@ def test_an_operator_sees_one_message_and_no_traceback(
 
 def test_the_three_stacks_are_known() -> None:
     assert {"dev", "staging", "prod"} <= {path.name.split(".")[1] for path in workspace.REPO.glob("Pulumi.*.yaml")}
+
+
+def test_a_service_that_leads_to_another_redis_is_left_to_adopt(api: Api) -> None:
+    service = {"metadata": {"labels": {"app": "redis"}}, "spec": {"selector": {"app": "redis"}, "ports": []}}
+    api.objects[f"{NAMESPACE}/services/redis"] = service
+    assert check()[0] == [
+        "Service redis exists and leads to another Redis: `python -m ops adopt` takes it over with its data"
+    ]
+    assert check(redis={"name": "session-redis", "adoption": "beside"})[0] == []
+    ours = {"app.kubernetes.io/part-of": "session-store", "app.kubernetes.io/managed-by": "Helm"}
+    service["metadata"]["labels"] = ours
+    assert check()[0] == []
