@@ -24,7 +24,7 @@ FIRST_TIME: Mapping[str, float] = {
     "etcd": 37,
     "coredns": 198,
     "local-path-provisioner": 112,
-    "helm": 290,
+    "helm": 258,
 }
 
 
