@@ -161,7 +161,7 @@ def changes(
 def rehearse(
     cluster: Cluster = "bench",
     namespace: Annotated[str, typer.Option(help="The namespaces are <this>-staging and <this>-prod.")] = "rehearsal",
-    rate: Rate = 100.0,
+    rate: Rate = 50.0,
 ) -> None:
     """Promote a change from staging to prod, then one that fails there: does anybody in prod notice?"""
     stack = Stack(cluster, namespace, "sentinel", 1, console)
