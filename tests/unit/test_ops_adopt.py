@@ -113,6 +113,31 @@ def test_a_redis_that_cannot_be_adopted_is_named_with_the_fix(info: dict[str, An
     assert words is None or words in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("probe", "data", "words"),
+    [
+        (None, {"session-secret": "eA=="}, "Deployment api has no readiness probe"),
+        (
+            "/readyz",
+            None,
+            "api-session-secret with key session-secret, which Deployment api refers to, is missing",
+        ),
+        ("/readyz", {"other": "eA=="}, "Secret api-session-secret with key session-secret"),
+        ("/readyz", {"session-secret": "eA=="}, None),
+    ],
+)
+def test_an_api_that_cannot_be_adopted_is_named_with_the_fix(
+    probe: str | None, data: dict[str, str] | None, words: str | None
+) -> None:
+    seen = found({})
+    seen.container.readiness_probe = probe
+    answer = SimpleNamespace(data=data) if data is not None else None
+    cluster: Any = SimpleNamespace(core=SimpleNamespace(read_namespaced_secret=lambda *_, **__: answer))
+    problems = list(look._api_problems(cluster, look.Wish("ctmd"), seen))
+    assert len(problems) == (1 if words else 0)
+    assert words is None or words in problems[0]
+
+
 def test_the_stage_is_one_line_of_the_stack_file(tmp_path: Path) -> None:
     file = tmp_path / "Pulumi.x.yaml"
     text = f"# mine\nconfig:\n  {PROJECT}:redis:\n    # theirs\n    image: {IMAGE}\n"
