@@ -135,7 +135,8 @@ def test_the_charts_redis_becomes_the_stacks(dashboard: Team) -> None:
         dashboard.new(password="wrong").ping()
     assert project.service_address("redis") == address
     assert project.get("deployment", "redis")["spec"]["replicas"] == 0
-    assert "session-redis-door" not in project.kubectl("get", "pods", "--output", "name")
+    # Its pods end in their own time.
+    assert wait_for(lambda: "session-redis-door" not in project.kubectl("get", "pods", "--output", "name"), 90)
 
 
 def test_the_charts_next_upgrade_takes_nothing_back(dashboard: Team) -> None:
