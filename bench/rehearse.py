@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import plot
+from bench.changes import AFTER
 from bench.judge import judge
 from bench.load import Load
 from bench.routes import ServiceRoute
@@ -109,7 +110,7 @@ def rehearse(it: Rehearsal, rate: float, picture: Path) -> dict[str, Any]:
         good = stages.release("prod")["id"]
         it.act("an API image in staging that never gets ready in prod", lambda: _break(it))
         it.act("promote it: prod fails, and goes back by itself", lambda: _undone(it, good))
-        time.sleep(3)
+        time.sleep(AFTER)
         end = time.monotonic()
         load.pause()
         verdict, check = judge(list(load.records), begin, end), load.check(load.sessions, 300)

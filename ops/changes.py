@@ -42,6 +42,11 @@ class Property:
     old: str | None
     new: str | None
 
+    @property
+    def label(self) -> str:
+        """The path, and whether a change of it makes the resource anew."""
+        return f"{self.path} (replaces)" if self.path and self.kind.endswith("replace") else self.path
+
 
 @dataclass(frozen=True)
 class Change:
@@ -142,8 +147,7 @@ def table(changes: list[Change], sides: tuple[str, str] = ("from", "to")) -> Tab
         if not change.properties:
             result.add_row(*first, "", "", "")
         for item in change.properties:
-            path = f"{item.path} (replaces)" if item.kind.endswith("replace") else item.path
-            result.add_row(*first, Text(path), Text(item.old or "", "red"), Text(item.new or "", "green"))
+            result.add_row(*first, Text(item.label), Text(item.old or "", "red"), Text(item.new or "", "green"))
             first = [Text(""), Text("")]
     return result
 
@@ -184,8 +188,7 @@ def markdown(changes: list[Change], heading: str, failed: str | None = None) -> 
 def _rows(change: Change) -> Iterator[str]:
     first = [MARKS.get(change.op, change.op), change.resource]
     for item in change.properties or (Property("", change.op, None, None),):
-        path = f"{item.path} (replaces)" if item.kind.endswith("replace") and item.path else item.path
-        yield "| " + " | ".join(map(_cell, [*first, path, item.old or "", item.new or ""])) + " |"
+        yield "| " + " | ".join(map(_cell, [*first, item.label, item.old or "", item.new or ""])) + " |"
         first = ["", ""]
 
 

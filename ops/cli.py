@@ -12,7 +12,7 @@ import typer
 
 from ops import certificates, changes, kube, progress, stacks, tls, workspace
 from ops.adopt import cli as adoption
-from ops.console import Console
+from ops.console import Console, confirm
 from ops.errors import OpsError
 from ops.promote import cli as promotion
 from ops.rotate import cli as rotate
@@ -103,10 +103,8 @@ def down(
     if opened is None:
         target.say(f"Stack {stack} was never deployed: nothing to delete.")
         return
-    if not yes:
-        if not sys.stdin.isatty():
-            raise OpsError("`down` deletes a running session store: repeat it with --yes when nobody is there to ask.")
-        typer.confirm(f"Delete the session store of stack {stack} on {target.cluster.context}?", abort=True)
+    question = f"Delete the session store of stack {stack} on {target.cluster.context}?"
+    confirm(yes, "`down` deletes a running session store", question)
     target.engine.settle(target.say)
     done = stacks.run(target, "destroy", partial(_destroy, opened))
     target.say(f"Stack {stack} is down: {progress.summary(done.changes)}, {done.seconds:.0f} s")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import rich.console
+import typer
+
+from ops.errors import OpsError
 
 
 class Console(rich.console.Console):
@@ -19,3 +23,22 @@ class Console(rich.console.Console):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
         os.close(nowhere)
+
+
+def confirm(yes: bool, what: str, question: str) -> None:
+    """Ask before something is changed.
+
+    Args:
+        yes: it was said on the command line.
+        what: what the command does, for when nobody is there to ask.
+        question: for people.
+
+    Raises:
+        OpsError: nobody is there to ask.
+        typer.Abort: they said no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise OpsError(f"{what}: repeat it with --yes when nobody is there to ask.")
+    typer.confirm(question, abort=True)

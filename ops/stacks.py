@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,11 @@ def select(
     return target
 
 
+def again(console: Console, stack: str) -> Target:
+    """Read a stack's files again, in the middle of a run: what `select` says was said before."""
+    return replace(select(Console(quiet=True), stack), console=console)
+
+
 def deployed(target: Target) -> dict[str, Any]:
     """The outputs of a deployed stack.
 
@@ -90,6 +95,12 @@ def deployed(target: Target) -> dict[str, Any]:
     if "release" not in found:
         raise OpsError(f"Stack {target.stack} is not deployed: run `python -m ops up --stack {target.stack}`.", 2)
     return found
+
+
+def running(outputs: dict[str, Any]) -> Release | None:
+    """The release that a stack runs, by its outputs; None: none was promoted to it."""
+    found = (outputs.get("settings") or {}).get("release")
+    return Release.model_validate(found) if found else None
 
 
 def preflight_or_stop(target: Target, blocking: bool = True) -> None:
@@ -219,8 +230,8 @@ def up(
     assert stack is not None  # noqa: S101 - made when it was missing
     pins = target.settings.release
     if pins and not promoting:
-        runs = (target.engine.outputs().get("settings") or {}).get("release")
-        if runs is None or Release.model_validate(runs).id != pins.id:
+        runs = running(target.engine.outputs())
+        if runs is None or runs.id != pins.id:
             raise OpsError(
                 f"Pulumi.{target.stack}.yaml pins release {pins.id}, which {target.stack} does not run: "
                 f"`python -m ops promote {pins.source} {target.stack} --pinned` judges and applies it."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
@@ -37,7 +36,7 @@ class Run:
         """Write how far it is into the stack file, and bring the stack up."""
         workspace_of = self.target.engine.workspace
         changed = stackfile.set_adoption(workspace_of.source, stage)
-        self.target = dataclasses.replace(stacks.select(Console(quiet=True), self.target.stack), console=console)
+        self.target = stacks.again(console, self.target.stack)
         self.adoption.settings = self.target.settings
         stacks.preflight_or_stop(self.target)
         done = stacks.up(self.target)

@@ -20,6 +20,12 @@ CONTROL = 9999
 REPLICAS = 2
 ENTRY = re.compile(r"key=(\S+) .*conn_cur=(\d+)")
 FOLDER = "/usr/local/etc/haproxy"
+CONFINED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""securityContext of HAProxy's container, as `infra.pods.container_security` has it for the engine."""
 CA = "/run/secrets/redis-tls/ca.crt"
 
 
@@ -113,11 +119,7 @@ class Door:
             "command": ["haproxy", "-W", "-db", "-f", f"{FOLDER}/haproxy.cfg"],
             "ports": [{"name": "redis", "containerPort": conf.PORT}],
             "resources": pods.resources("50m", "128Mi"),
-            "securityContext": {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            },
+            "securityContext": CONFINED,
             "volumeMounts": mounts,
             "readinessProbe": {"tcpSocket": {"port": "redis"}, "periodSeconds": 2},
             "lifecycle": {"preStop": {"exec": {"command": ["sleep", "3"]}}},
@@ -171,9 +173,7 @@ class Door:
 
     def ready(self) -> str | None:
         """What is still missing; None: it is open."""
-        found = kube.get(self._cluster.apps.read_namespaced_deployment, self.name, self._namespace)
-        up = (found and found.status.ready_replicas) or 0
-        return None if found and up >= REPLICAS else f"{up} of {REPLICAS} pods of {self.name} are ready"
+        return pods_ready(self._cluster, self._namespace, self.name)
 
     def pods(self) -> list[Any]:
         """Its running pods."""
@@ -204,6 +204,13 @@ class Door:
         """Delete all of it."""
         for kind in ("Deployment", "Service", "ConfigMap", "NetworkPolicy"):
             delete(self._cluster, self._namespace, kind, self.name)
+
+
+def pods_ready(cluster: Cluster, namespace: str, deployment: str) -> str | None:
+    """What a Deployment of HAProxy still misses; None: its pods are ready."""
+    found = kube.get(cluster.apps.read_namespaced_deployment, deployment, namespace)
+    up = (found and found.status.ready_replicas) or 0
+    return None if up >= REPLICAS else f"{up} of {REPLICAS} pods of {deployment} are ready"
 
 
 def _rest(talk: socket.socket) -> str:

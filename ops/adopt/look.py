@@ -23,8 +23,6 @@ from ops.kube import Cluster
 
 PREFIXES = 200
 """Keys that are looked at to learn how sessions are called."""
-WIRED = ("REDIS_HOST", "REDIS_PORT", "REDIS_SESSION_DB", "AUTH_ENV", "NODE_ENV", "API_PORT", "SESSION_PREFIX")
-"""Environment that the chart and the wiring may both name; they must say the same, or each upgrade takes it back."""
 
 
 @dataclass
@@ -52,7 +50,6 @@ class Found:
         prefix: how session keys begin.
         clients: pods that are connected to it, but for the API's.
         problems: what must be mended first, each with its fix.
-        notes: what is good to know.
     """
 
     deployment: Any
@@ -65,7 +62,6 @@ class Found:
     prefix: str = "ctmd:sess:"
     clients: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
     @property
     def in_memory(self) -> bool:

@@ -9,15 +9,13 @@ from typing import Any
 
 from infra import pods
 from infra.settings import Settings
-from ops import kube
-from ops.adopt.door import FOLDER, apply, delete
+from ops.adopt.door import CONFINED, FOLDER, REPLICAS, apply, delete, pods_ready
 from ops.kube import Cluster
 
 MARKER = "session-store-new"
 """Cookie of those whom the new pods serve."""
 OLD = {"session-store/old": "true"}
 """Label of the pod that keeps its memory."""
-REPLICAS = 2
 HEALTH = 8404
 
 
@@ -115,11 +113,7 @@ class Router:
             "command": ["haproxy", "-W", "-db", "-f", f"{FOLDER}/haproxy.cfg"],
             "ports": [{"name": "http", "containerPort": self._settings.api.port}],
             "resources": pods.resources("50m", "128Mi"),
-            "securityContext": {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            },
+            "securityContext": CONFINED,
             "volumeMounts": [{"name": "config", "mountPath": FOLDER, "readOnly": True}],
             "readinessProbe": {"httpGet": {"path": "/", "port": HEALTH}, "periodSeconds": 2},
             "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", stop]}}},
@@ -149,9 +143,7 @@ class Router:
 
     def ready(self) -> str | None:
         """What is still missing; None: it runs."""
-        found = kube.get(self._cluster.apps.read_namespaced_deployment, self.name, self._namespace)
-        up = (found and found.status.ready_replicas) or 0
-        return None if up >= REPLICAS else f"{up} of {REPLICAS} pods of {self.name} are ready"
+        return pods_ready(self._cluster, self._namespace, self.name)
 
     def remove(self) -> None:
         """Delete all of it."""

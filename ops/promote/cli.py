@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ops import changes, drift, foreign, kube, progress, stacks
-from ops.console import Console
+from ops.console import Console, confirm
 from ops.errors import OpsError
 from ops.promote import run
 from ops.promote.run import Wish
@@ -82,10 +81,7 @@ def drifted(
     if not fix:
         target.say(f"{len(found)} resources of {stack} were changed by hand. `python -m ops drift {stack} --fix`")
         raise typer.Exit(DRIFTED)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise OpsError("`drift --fix` changes the cluster: repeat it with --yes when nobody is there to ask.")
-        typer.confirm(f"Take these {len(found)} back?", abort=True)
+    confirm(yes, "`drift --fix` changes the cluster", f"Take these {len(found)} back?")
     try:
         foreign.remove(target.cluster, added)
     except kube.API_ERRORS as error:

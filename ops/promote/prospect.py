@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +44,7 @@ class Prospect:
 
     def show(self, console: Console, stage: str) -> None:
         """A table for people."""
-        table = Table(box=None, pad_edge=False, header_style="bold", title=None)
+        table = Table(box=None, pad_edge=False, header_style="bold")
         for title in ("what", f"{stage} runs", "it will run"):
             table.add_column(title, overflow="fold")
         for what, old, new in self.rows:
@@ -69,7 +68,7 @@ def prospect(console: Console, stage: str, release: Release) -> Prospect:
         return found
     found.refusals += gate.before_update(target)
     opened = target.engine.open(target.say)
-    found.previous = running(target.engine.outputs())
+    found.previous = stacks.running(target.engine.outputs())
     collected = changes.Collector()
     try:
         assert opened is not None  # noqa: S101 - made when it was missing
@@ -80,12 +79,6 @@ def prospect(console: Console, stage: str, release: Release) -> Prospect:
     found.resources = collected.changes
     found.refusals += gate.keeps_data(stage, collected.changes)
     return found
-
-
-def running(outputs: dict[str, Any]) -> Release | None:
-    """The release that a stack runs, by its outputs; None: none was promoted to it."""
-    found = (outputs.get("settings") or {}).get("release")
-    return Release.model_validate(found) if found else None
 
 
 def judge(reasons: list[Refusal], override: str | None, what: str) -> list[str]:

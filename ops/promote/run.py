@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-import typer
 from rich.console import Console
 
 from infra.release import Release
 from infra.settings import parse
 from ops import programs, stacks, verify, workspace
+from ops.console import confirm
 from ops.errors import InUseError, OpsError
 from ops.promote import gate, pins, records
-from ops.promote.prospect import Prospect, judge, prospect, running
+from ops.promote.prospect import Prospect, judge, prospect
 from ops.promote.records import Record
 from ops.stacks import Target
 
@@ -86,7 +85,7 @@ def promote(console: Console, source: str, stage: str, wish: Wish) -> None:
     if wish.dry_run:
         before.say("That is what would be done; nothing was changed.")
         return
-    _ask(wish.yes, f"Promote release {release.id} from {source} to {stage}?", "promote")
+    confirm(wish.yes, "`promote` changes a stage", f"Promote release {release.id} from {source} to {stage}?")
     record = _record(stage, last, plan, "promotion", override, passed)
     record.evidence = found.proved.get(release.id, {})
     if record.path:
@@ -117,7 +116,7 @@ def rollback(console: Console, stage: str, to: str | None, wish: Wish) -> None:
     if stage not in workspace.stages()[2:]:
         raise OpsError(f"Nothing is promoted to {stage}: `git revert` its stack file and run `up`.", 2)
     present = stacks.select(console, stage, deploys=False)
-    runs = running(stacks.deployed(present))
+    runs = stacks.running(stacks.deployed(present))
     known = records.of(present.engine.workspace.repo, stage)
     last = known[-1] if known else None
     release = _earlier(stage, known, runs, to)
@@ -127,7 +126,7 @@ def rollback(console: Console, stage: str, to: str | None, wish: Wish) -> None:
     if wish.dry_run:
         present.say("That is what would be done; nothing was changed.")
         return
-    _ask(wish.yes, f"Take {stage} back to release {release.id}?", "rollback")
+    confirm(wish.yes, "`rollback` changes a stage", f"Take {stage} back to release {release.id}?")
     record = _record(stage, last, plan, "rollback", wish.override, passed)
     record.begin(present.engine.workspace.repo)
     pins.write(workspace.find(stage), release)
@@ -164,14 +163,6 @@ def _earlier(stage: str, known: list[Record], running: Release | None, to: str |
     return done[-1].release
 
 
-def _ask(yes: bool, question: str, command: str) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise OpsError(f"`{command}` changes a stage: repeat it with --yes when nobody is there to ask.")
-    typer.confirm(question, abort=True)
-
-
 def _record(
     stage: str, last: Record | None, plan: Prospect, kind: str, override: str | None, passed: list[str]
 ) -> Record:
@@ -194,8 +185,7 @@ def _record(
 def _apply(console: Console, stage: str, record: Record) -> None:
     """Update the stage to its pins, verify it, record it; go back when it fails."""
     again = f"the same command goes on, `python -m ops rollback {stage}` undoes it"
-    target = stacks.select(Console(quiet=True), stage)
-    target = Target(console, target.cluster, target.engine, target.settings)
+    target = stacks.again(console, stage)
     try:
         _update(target)
     except OpsError as error:

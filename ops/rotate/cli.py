@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
@@ -43,7 +42,7 @@ class Rotation:
         path = self.target.engine.workspace.source
         changed = set_credentials(path, changes)
         self.edited |= changed
-        self.target = dataclasses.replace(stacks.select(Console(quiet=True), self.target.stack), console=console)
+        self.target = stacks.again(console, self.target.stack)
         self.fleet.settings = self.target.settings
         said = ", ".join(f"{key}: {value}" for key, value in changes.items())
         return f"{said} in {path.name}{'' if changed else ' (was there)'}"
