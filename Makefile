@@ -9,9 +9,6 @@ IMAGES := .state/images.json
 
 .PHONY: help setup up down test rehearse unit lint policy-pack requirements clean
 
-setup: $(STAMP) ## The Python environment
-	@:
-
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
@@ -23,6 +20,9 @@ $(STAMP):
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
+
+setup: $(STAMP) ## The Python environment
+	@:
 
 up: $(STAMP) ## Cluster, images and stack dev; ends with a URL and the commands to log in
 	@PY=$(PY) scripts/up
@@ -62,6 +62,8 @@ requirements: ## Compile requirements*.in to exact pins
 	  --custom-compile-command 'make requirements' requirements-dev.in -c requirements.txt -o requirements-dev.txt
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	  --custom-compile-command 'make requirements' policies/pack/requirements.in -o policies/pack/requirements.txt
+	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
+	  --custom-compile-command 'make requirements' docs/requirements.in -o docs/requirements.txt
 
 clean: ## Remove what was built in this folder (not the stacks' state in .state)
 	rm -rf $(VENV) $(PACK) .mypy_cache .ruff_cache .pytest_cache services/api/node_modules
