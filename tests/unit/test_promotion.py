@@ -40,8 +40,8 @@ def last(**changes: Any) -> dict[str, Any]:
         (Evidence(last(ok=False, lines=[RED]), {}), "is red (Redis is ready: no pod): mend that"),
         (Evidence(last(readOnly=True), {}), "is of a --read-only run"),
         (
-            Evidence(last(), {"abc": {"time": (NOW - timedelta(hours=25)).isoformat()}}),
-            "is 25 h old, older than session-store:evidenceHours (24)",
+            Evidence(last(), {"abc": {"time": (NOW - timedelta(days=300)).isoformat()}}),
+            "is 7200 h old, older than session-store:evidenceHours (24)",
         ),
     ],
 )

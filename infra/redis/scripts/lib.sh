@@ -89,6 +89,9 @@ index_of() {
   done
 }
 
+# resolves HOST: whether the name server knows it. A pod's name is known for as long as there is the pod, ready or not.
+resolves() { getent -s hosts:dns ahosts "$1" >/dev/null; }
+
 identity() { address "$1" | sha1sum | cut -c1-40; }
 
 # The answers to QUESTION, as a line of a view. A pod's address may be another pod's by now: who answers must be who was asked.

@@ -46,11 +46,23 @@ leader() {
   if [ -n "$master" ]; then echo "$(address "$master") $PORT"; else echo "$ORPHAN"; fi
 }
 
-# Standalone: the master of a sentinel mode that this stack comes from, if there is one.
+# Standalone: the master of a sentinel mode that this stack comes from, if there is one. Pods that are there and do not answer are
+# asked again for a while: whoever went on without them would lose every session.
 predecessor_of_standalone() {
-  for host in $PREDECESSORS; do
-    ask "$host" "$PORT" 'ROLE' 2>/dev/null | head -n 1 | grep -q '^master' && echo "$host" && return
+  until=$(($(date +%s) + 20))
+  while :; do
+    silent=
+    for host in $PREDECESSORS; do
+      case $(ask "$host" "$PORT" 'ROLE' 2>/dev/null | head -n 1) in
+        master) echo "$host" && return ;;
+        '') ! resolves "$host" || silent="$silent $host" ;;
+      esac
+    done
+    [ -n "$silent" ] || return
+    [ "$(date +%s)" -lt "$until" ] || break
+    sleep 1
   done
+  log "going on without the sessions of$silent, which do not answer"
 }
 
 # Standalone: once all is copied, take over from the sentinel mode. Its agents stay quiet when they see the key `moved`.

@@ -183,7 +183,19 @@ act() {
 # adopt VIEW: nobody here has ever been master. Where the stack ran in standalone mode before, its data comes first.
 adopt() {
   for from in $PREDECESSORS; do
-    old "$from" ROLE | head -n 1 | grep -q '^master' || continue
+    case $(old "$from" ROLE | head -n 1) in
+      master) ;;
+      '')
+        # Silence is no proof that nothing is there: whoever went on without it would lose every session. Once the name server,
+        # which knows this pod, does not know that one, it is gone; one that is there and never answers is waited for a minute.
+        if resolves "$from" || ! resolves "$(address "$SELF")"; then
+          [ "$trouble" -ge 60 ] || return 0
+          log "going on without the sessions of $from, which does not answer"
+        fi
+        continue
+        ;;
+      *) continue ;;
+    esac
     if [ "$(row "$1" "$SELF" 5)" != "$from" ]; then
       log "copying the sessions from $from"
       here "CONFIG SET masteruser default masterauth $(cat "$SECRETS/redis/password")
