@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 IMAGES := .state/images.json
 
-.PHONY: help setup up down test rehearse unit lint policy-pack requirements clean
+.PHONY: help setup up down test rehearse unit lint policy-pack docs requirements clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -55,6 +55,21 @@ $(PACK_STAMP):
 
 policy-pack: $(PACK_STAMP) ## Environment of policies/pack, for `pulumi preview --policy-pack` (docs/policies.md)
 
+# What builds the site, and what its pages load in the browser.
+DOCS := .venv-docs
+DOCS_STAMP := $(DOCS)/.$(shell cat docs/requirements.txt docs/tools/package-lock.json 2>/dev/null | sha256sum | cut -c1-16)
+$(DOCS_STAMP):
+	@echo "Python and npm packages of the site (docs/requirements.txt, docs/tools/package-lock.json) into $(DOCS), docs/tools"
+	@$(PYTHON) -m venv --clear $(DOCS)
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt
+	@npm --prefix docs/tools ci --no-audit --no-fund --silent
+	@touch $@
+
+docs: $(STAMP) $(DOCS_STAMP) ## The documentation site, into site/; docs/architecture.md is drawn anew (docs/site.md)
+	@$(PY) docs/tools/architecture.py
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+	@echo "The site: site/index.html"
+
 requirements: ## Compile requirements*.in to exact pins
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	  --custom-compile-command 'make requirements' requirements.in -o requirements.txt
@@ -66,4 +81,4 @@ requirements: ## Compile requirements*.in to exact pins
 	  --custom-compile-command 'make requirements' docs/requirements.in -o docs/requirements.txt
 
 clean: ## Remove what was built in this folder (not the stacks' state in .state)
-	rm -rf $(VENV) $(PACK) .mypy_cache .ruff_cache .pytest_cache services/api/node_modules
+	rm -rf $(VENV) $(PACK) $(DOCS) .mypy_cache .ruff_cache .pytest_cache services/api/node_modules docs/tools/node_modules site
