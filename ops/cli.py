@@ -13,6 +13,7 @@ import typer
 from ops import certificates, changes, kube, progress, stacks, tls, workspace
 from ops.adopt import cli as adoption
 from ops.console import Console, confirm
+from ops.doctor import cli as doctor
 from ops.errors import OpsError
 from ops.promote import cli as promotion
 from ops.rotate import cli as rotate
@@ -25,6 +26,7 @@ app.add_typer(adoption.app, name="adopt")
 app.command()(promotion.promote)
 app.command()(promotion.rollback)
 app.command("drift")(promotion.drifted)
+app.command("doctor")(doctor.command)
 console = Console()
 
 Stack = Annotated[str, typer.Option("--stack", "-s", help="Which stack: the name in Pulumi.<stack>.yaml.")]

@@ -1,0 +1,64 @@
+"""`python -m ops doctor`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console as Plain
+from rich.status import Status
+
+from ops import doctor, kube, workspace
+from ops.console import Console
+from ops.doctor import books, gather
+from ops.doctor.look import Look
+from ops.doctor.model import Report
+from ops.errors import OpsError
+
+
+def command(
+    stack: Annotated[
+        str, typer.Option("--stack", "-s", help="Which stack: the name in Pulumi.<stack>.yaml.")
+    ] = workspace.DEV,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too, for machines.")] = None,
+) -> None:
+    """Look at the live stack and name what is wrong, with the evidence and the fix. Changes nothing; exit 1 on a finding."""
+    console = Console()
+    look, report = _look(console, stack)
+    report.findings = doctor.examine(look)
+    report.unseen = look.unseen
+    report.show(console)
+    if json_file:
+        json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    if report.findings:
+        raise typer.Exit(1)
+
+
+def _look(console: Plain, stack: str) -> tuple[Look, Report]:
+    """What there is to see, and the report that it will go into.
+
+    Raises:
+        OpsError: the cluster does not answer; with exit code 2: the stack was never deployed.
+    """
+    settings, unseen = books.settings(stack), []
+    cluster = kube.connect(stack, workspace.context(workspace.find(stack)))
+    head = f"Stack {stack}: cluster {cluster.context} ({cluster.server})"
+    console.print(f"{head}, namespace {settings.namespace}", markup=False, highlight=False, soft_wrap=True)
+    with Status("", console=console) as status:
+
+        def tell(what: str) -> None:
+            status.update(f"Looking at {what}")
+
+        gather.reach(cluster)
+        tell("the engine's state")
+        engine = books.engine(stack, cluster, unseen)
+        told = books.outputs(engine, unseen) if engine else None
+        look = gather.look(cluster, stack, books.deployed(told, settings), tell)
+        if told == {} or (told is None and not look.of("deployments") and not look.of("statefulsets")):
+            raise OpsError(f"Stack {stack} is not deployed: run `python -m ops up --stack {stack}`.", 2)
+        tell("what was changed by hand")
+        look.books = books.read(stack, look.settings, engine if told else None, cluster, look.unseen)
+    look.unseen = [*unseen, *look.unseen]
+    return look, Report(stack, cluster.context, look.settings.namespace, look.now)
