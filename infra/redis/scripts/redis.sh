@@ -14,7 +14,7 @@ if [ ! -s "$SECRETS/redis/password" ]; then
 fi
 
 render() {
-  cp "$KEYS" "$RUN/applied"
+  cp -f "$KEYS" "$RUN/applied"
   {
     printf 'requirepass "%s"\n' "$(sed 's/[\\"]/\\&/g' "$SECRETS/redis/password")"
     render_users
@@ -86,7 +86,7 @@ CONFIG SET tls-cert-file $SECRETS/redis-tls/tls.crt tls-key-file $SECRETS/redis-
   [ -z "$SENTINEL_PORT" ] || commands="$commands
 CONFIG SET masterauth $(client_key)"
   answer=$(here "$commands") || return 1
-  cp "$KEYS" "$RUN/applied"
+  cp -f "$KEYS" "$RUN/applied"
   case $answer in
     *ERR*) log "a changed Secret was not taken: $(echo "$answer" | grep ERR | head -n 1)" ;;
     *) log 'a changed Secret was taken over, without a restart' ;;
@@ -100,7 +100,7 @@ watch() {
     if [ "$now" != "$seen" ]; then
       # The internal password before stays known for a while: every kubelet refreshes its Secrets within that time.
       if [ -n "$SENTINEL_PORT" ] && [ -s "$RUN/applied" ] && ! cmp -s "$RUN/applied" "$KEYS"; then
-        cp "$RUN/applied" "$RUN/retiring"
+        cp -f "$RUN/applied" "$RUN/retiring"
       fi
       apply && seen=$now
     elif [ -s "$RUN/retiring" ] && [ -n "$(find "$RUN/retiring" -mmin +2)" ]; then
