@@ -15,7 +15,7 @@ from kubernetes.client import ApiException
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
-from ops.changes import Change, Property
+from ops.changes import SIGNATURE, Change, Property
 from ops.kube import TIMEOUT, Cluster
 
 MACHINES = re.compile(r"kube-.*|kubelet|pulumi.*|cert-manager.*|helm|OpenAPI-Generator")
@@ -26,11 +26,12 @@ HARMLESS = ("kubectl.kubernetes.io/", "deployment.kubernetes.io/")
 
 @dataclass(frozen=True)
 class Field:
-    """A field that somebody set: its JSON pointer, its value, who."""
+    """A field that somebody set: its JSON pointer, its value, who; whether the program sets it, too."""
 
     pointer: str
     value: Any
     manager: str
+    declared: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,27 +46,31 @@ class Touched:
     version: str
     fields: tuple[Field, ...]
 
+    def text(self, field: Field) -> str:
+        """A field's value for people; those of a Secret are never shown."""
+        value = field.value
+        if self.kind == "Secret" and field.pointer.startswith(("/data", "/stringData")):
+            return "[secret]"
+        if isinstance(value, Mapping) and set(value) == {"name", "value"}:
+            return f"{value['name']}={value['value']}"
+        return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
     def as_change(self) -> Change:
         """For the table of changes."""
         shown = tuple(
-            Property(f.pointer.lstrip("/").replace("/", "."), "add", None, f"{_text(f.value)} ({f.manager})")
+            Property(f.pointer.lstrip("/").replace("/", "."), "add", None, f"{self.text(f)} ({f.manager})")
             for f in self.fields
         )
         return Change("update", f"{self.kind} {self.name}", self.urn, shown)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping) and set(value) == {"name", "value"}:
-        return f"{value['name']}={value['value']}"
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def find(cluster: Cluster, resources: list[dict[str, Any]]) -> list[Touched]:
+def find(cluster: Cluster, resources: list[dict[str, Any]], declared: bool = False) -> list[Touched]:
     """The objects of a stack that somebody added fields to.
 
     Args:
         cluster: where they are.
         resources: of the stack's exported state.
+        declared: also fields that the program sets and that are otherwise now; a refresh takes those back.
     """
     client, found = DynamicClient(cluster.api), []
     for resource in resources:
@@ -82,7 +87,7 @@ def find(cluster: Cluster, resources: list[dict[str, Any]]) -> list[Touched]:
             if error.status == 404:
                 continue  # deleted: the engine says so
             raise
-        if fields := tuple(_fields(live)):
+        if fields := tuple(f for f in _fields(live, resource.get("inputs")) if declared or not f.declared):
             place = meta.get("namespace"), meta["name"], live["metadata"]["resourceVersion"]
             found.append(Touched(resource["urn"], str(api_version), kind, *place, fields))
     return found
@@ -110,31 +115,34 @@ def _order(pointer: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in pointer.split("/")]
 
 
-def _fields(live: Mapping[str, Any]) -> Iterator[Field]:
+def _fields(live: Mapping[str, Any], inputs: Any = None) -> Iterator[Field]:
     entries = [entry for entry in live["metadata"].get("managedFields") or [] if not entry.get("subresource")]
     ours = [entry["fieldsV1"] for entry in entries if MACHINES.fullmatch(entry["manager"])]
     for entry in entries:
         if not MACHINES.fullmatch(entry["manager"]):
-            for pointer, value in _added(entry["fieldsV1"], ours, live, ""):
-                if not any(mark.replace("/", "~1") in pointer for mark in HARMLESS):
-                    yield Field(pointer, value, entry["manager"])
+            for pointer, value, made in _added(entry["fieldsV1"], ours, live, "", inputs):
+                # What was put back to what the program declares is as it should be.
+                if not any(mark.replace("/", "~1") in pointer for mark in HARMLESS) and made != value:
+                    yield Field(pointer, value, entry["manager"], made is not None)
 
 
 def _added(
-    theirs: Mapping[str, Any], ours: list[Mapping[str, Any]], value: Any, pointer: str
-) -> Iterator[tuple[str, Any]]:
-    """(JSON pointer, value) of what `theirs` has and none of `ours` does."""
+    theirs: Mapping[str, Any], ours: list[Mapping[str, Any]], value: Any, pointer: str, made: Any
+) -> Iterator[tuple[str, Any, Any]]:
+    """(JSON pointer, value, value that the program declares) of what `theirs` has and none of `ours` does."""
     for key, below in theirs.items():
         if key == "." or (step := _step(key, value)) is None:
             continue
         part, child = step
         path = f"{pointer}/{part}"
+        # Encrypted values are all under the mark.
+        declared = made if isinstance(made, Mapping) and SIGNATURE in made else (_step(key, made) or (None, None))[1]
         shared = [tree[key] for tree in ours if key in tree]
         inside = any(name != "." for name in below)
         if inside and (shared or key.startswith("f:")):
-            yield from _added(below, shared, child, path)
+            yield from _added(below, shared, child, path, declared)
         elif not shared:
-            yield path, child
+            yield path, child, declared
 
 
 def _step(key: str, value: Any) -> tuple[str, Any] | None:

@@ -14,8 +14,10 @@ from test_release import release
 from infra.release import Release
 from infra.settings import parse
 from ops import evidence, foreign
+from ops.changes import SIGNATURE
 from ops.errors import OpsError
 from ops.evidence import Evidence
+from ops.foreign import Field, Touched
 from ops.promote import gate, records
 from ops.promote.records import Record
 
@@ -145,6 +147,23 @@ def test_only_what_people_added_is_found() -> None:
     ]
     ours = {"pulumi-kubernetes-1": fields_of_env("A"), "kubectl-set": fields_of_env("A"), "kubectl-rollout": restart}
     assert list(foreign._fields(live(**ours))) == []
+
+
+def test_what_the_program_declares_is_the_engines_to_take_back() -> None:
+    taken = live(**{"kubectl-set": fields_of_env("B")})
+    declared = {"spec": {"template": {"spec": {"containers": [{"name": "api", "env": [{"name": "B", "value": "1"}]}]}}}}
+    (field,) = foreign._fields(taken, declared)
+    assert (field.pointer, field.declared) == ("/spec/template/spec/containers/0/env/1", True)
+    declared["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] = "2"  # type: ignore[index]
+    assert list(foreign._fields(taken, declared)) == [], "put back by hand is as declared"
+    hidden = {"spec": {SIGNATURE: "a secret", "ciphertext": "x"}}
+    assert [field.declared for field in foreign._fields(taken, hidden)] == [True]
+
+
+def test_values_of_a_secret_are_not_shown() -> None:
+    field = Field("/data/password", "cGFzc3dvcmQ=", "kubectl-patch")
+    (shown,) = Touched("urn", "v1", "Secret", "ns", "redis-secret", "1", (field,)).as_change().properties
+    assert (shown.path, shown.new) == ("data.password", "[secret] (kubectl-patch)")
 
 
 def test_the_newest_proofs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
