@@ -1,4 +1,4 @@
-"""`ops doctor`: looks at a live stack, changes nothing, and names what is wrong, causes before what follows from them."""
+"""`ops doctor`: looks at a live stack, changes nothing, and names what is wrong, causes before what they lead to."""
 
 from __future__ import annotations
 

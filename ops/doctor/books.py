@@ -68,7 +68,7 @@ def read(stack: str, now: Settings, found: Engine | None, cluster: kube.Cluster,
         books.locks = locks.read({**os.environ, **found.environment}, stack)
         resources = found.resources()
         books.declared = [_declared(one) for one in resources if _is_object(one)]
-        books.touched = foreign.find(cluster, resources)
+        books.touched = foreign.find(cluster, resources, declared=True)
     except (OpsError, *kube.API_ERRORS) as error:
         unseen.append(f"what was changed by hand: {error}")
     return books

@@ -13,8 +13,13 @@ from ops.doctor.look import Look
 from ops.doctor.model import BROKEN, PATH, RISK, Finding
 
 EXPIRED, NAME, CA, KEY, INVALID = "tls-expired", "tls-name", "tls-ca", "tls-key", "tls-invalid"
-SAID = (("expired on", EXPIRED), ("valid only from", EXPIRED), ("does not cover", NAME), ("not issued by", CA))
-SAID += (("does not belong", KEY),)
+SAID = (
+    ("expired on", EXPIRED),
+    ("valid only from", EXPIRED),
+    ("does not cover", NAME),
+    ("not issued by", CA),
+    ("does not belong", KEY),
+)
 """Words of `tls.examine`, and what they mean."""
 CODES = {"ERR_TLS_CERT_ALTNAME_INVALID": NAME, "CERT_HAS_EXPIRED": EXPIRED, "CERT_NOT_YET_VALID": EXPIRED}
 CODES |= dict.fromkeys(
@@ -41,9 +46,10 @@ TITLES = {
 def certificate(look: Look) -> Iterator[Finding]:
     """Valid, of the right name, of the CA that the API knows."""
     secret = look.settings.tls_secret
+    about = (f"Secret {secret}",) if secret else ()
+    content = look.secrets.get(secret) if secret else None
     seen: dict[str, list[str]] = {}
     soon: tuple[str, ...] = ()
-    content = look.secrets.get(secret) if secret else None
     if content and not look.external and all(content.data.get(file) for file in tls.FILES):
         found = tls.examine(content.data, tls.required_names(look.settings), look.now)
         soon = found.warnings
@@ -52,19 +58,16 @@ def certificate(look: Look) -> Iterator[Finding]:
             seen.setdefault(kind, []).append(f"Secret {secret}: {text}")
     for pod, answer in look.api.items():
         shown = answer.get("tls") or {}
-        if kind := CODES.get(shown.get("code", "")):
-            about = f"asked for {shown.get('servername')}, it is {shown.get('names')}, until {shown.get('until')}"
-            seen.setdefault(kind, []).append(f"pod {pod}: {shown['code']} ({about})")
-    about = (f"Secret {secret}",) if secret else ()
-    told = content.managers.get("tls.crt") if content else None
+        if pods_kind := CODES.get(shown.get("code", "")):
+            told = f"asked for {shown.get('servername')}, it is {shown.get('names')}, until {shown.get('until')}"
+            seen.setdefault(pods_kind, []).append(f"pod {pod}: {shown['code']} ({told})")
+    wrote = content.managers.get("tls.crt") if content else None
+    last = (f"Secret {secret}: tls.crt was last written by {wrote}",) if wrote else ()
     for kind, lines in seen.items():
-        last = (f"Secret {secret}: tls.crt was last written by {told}",) if told else ()
-        because = (NAME, CA, KEY) if kind == INVALID else ()
-        yield Finding(kind, PATH, TITLES[kind], (*lines, *last), _renewal(look), about=about, because=because)
-    for text in soon:
-        seen_ = (f"Secret {secret}: {text}",)
-        what = "Redis's certificate is near its end: " + text
-        yield Finding("tls-expiring", PATH, what, seen_, _renewal(look), RISK, about, because=(EXPIRED,))
+        yield Finding(kind, PATH, TITLES[kind], (*lines, *last), _renewal(look), about=about)
+    for text in soon if EXPIRED not in seen else ():
+        what = f"Redis's certificate is near its end: {text}"
+        yield Finding("tls-expiring", PATH, what, (f"Secret {secret}: {text}", *last), _renewal(look), RISK, about)
 
 
 def reloaded(look: Look) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ def command(
     ] = workspace.DEV,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too, for machines.")] = None,
 ) -> None:
-    """Look at the live stack and name what is wrong, with the evidence and the fix. Changes nothing; exit 1 on a finding."""
+    """Look at the live stack and name what is wrong, with evidence and fix; exit 1 on a finding. Changes nothing."""
     console = Console()
     look, report = _look(console, stack)
     report.findings = doctor.examine(look)
@@ -42,7 +42,8 @@ def _look(console: Plain, stack: str) -> tuple[Look, Report]:
     Raises:
         OpsError: the cluster does not answer; with exit code 2: the stack was never deployed.
     """
-    settings, unseen = books.settings(stack), []
+    settings = books.settings(stack)
+    unseen: list[str] = []
     cluster = kube.connect(stack, workspace.context(workspace.find(stack)))
     head = f"Stack {stack}: cluster {cluster.context} ({cluster.server})"
     console.print(f"{head}, namespace {settings.namespace}", markup=False, highlight=False, soft_wrap=True)

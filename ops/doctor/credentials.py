@@ -1,4 +1,4 @@
-"""Passwords and session secrets: the Secret, the API's pods and Redis must have the same. Compared by SHA-256, never shown."""
+"""Passwords and session secrets, the same in Secret, API pods and Redis: compared by SHA-256, never shown."""
 
 from __future__ import annotations
 
@@ -42,13 +42,8 @@ def password(look: Look) -> Iterator[Finding]:
     lines = [f"pod {pod}: Redis answers its AUTH with {text}" for pod, text in refused.items()]
     generation = {name(p): (p["metadata"].get("annotations") or {}).get(SECRETS, "none") for p in look.api_pods()}
     for pod, value in held.items():
-        lines.append(
-            f"pod {pod}: REDIS_PASSWORD is {known.get(value, 'another than')} {secret}'s"
-            if value not in known
-            else f"pod {pod}: REDIS_PASSWORD is {known[value]}"
-        )
-        if generation.get(pod):
-            lines[-1] += f" ({SECRETS} {generation[pod]})"
+        which = known.get(value, "another than the Secret's")
+        lines.append(f"pod {pod}: its REDIS_PASSWORD is {which} ({SECRETS} {generation.get(pod)})")
     for pod, values in accepted.items():
         says = "accepts the Secret's password" if current in values else "does not accept the Secret's password"
         stale = current not in look.redis[pod].mounted
@@ -58,19 +53,21 @@ def password(look: Look) -> Iterator[Finding]:
     by_hand = wrote is not None and not MACHINES.fullmatch(wrote.partition(",")[0])
     if wrote:
         lines.append(f"Secret {secret}: data.password was last written by {wrote}")
-    # What is one password in some pods and another in others is a change that stopped half way.
-    half = len(set(held.values())) > 1 or (bool(behind) and len(behind) < len(accepted))
     back = f"`python -m ops up --stack {look.stack} --refresh` writes the stack's password back"
     restart = f"`{look.kubectl} rollout restart deployment/{look.deployment}`"
-    fix = f"{back}, then {restart}" if by_hand else restart
+    # What is one password in some pods and another in others is a change that stopped half way.
+    half = len(set(held.values())) > 1 or (bool(behind) and len(behind) < len(accepted))
     if half:
         what = "Half rotated: not all pods have the same Redis password"
-        if not by_hand:
-            fix = f"`python -m ops rotate password --stack {look.stack}` goes on where it stopped, or {restart}"
+        go_on = f"`python -m ops rotate password --stack {look.stack}` goes on where it stopped"
+        fix = f"{back}, then {restart}" if by_hand else f"{go_on}, or {restart}"
+    elif closed and not odd:
+        what = f"Wrong password: Redis in {', '.join(closed)} has another one than all its files"
+        fix = f"`{look.kubectl} delete pod {' '.join(closed)}` starts it with the Secret's"
     elif by_hand:
-        what = f"Wrong password: Secret {secret} was edited by hand, and the API and Redis differ from it"
+        what, fix = f"Wrong password: Secret {secret} was edited by hand, and the API and Redis differ from it", back
     else:
-        what = "Wrong password: the API's is not the one that Redis accepts"
+        what, fix = "Wrong password: the API's is not the one that Redis accepts", restart
     about = (f"Secret {secret}",)
     yield Finding("half-rotation" if half else "wrong-password", PATH, what, tuple(lines), fix, about=about)
 
@@ -93,7 +90,7 @@ def session_secrets(look: Look) -> Iterator[Finding]:
     content = look.secrets.get(secret)
     held = {pod: a["sessionSecrets"] for pod, a in look.api.items() if a.get("sessionSecrets")}
     wrong = [
-        f"pod {other} does not accept the cookies that pod {pod} signs (API_SESSION_SECRET {values[0][:8]}…, not in its list)"
+        f"pod {other} does not accept the cookies that pod {pod} signs (API_SESSION_SECRET)"
         for pod, values in held.items()
         for other, theirs in held.items()
         if values[0] not in theirs

@@ -8,7 +8,7 @@ import time
 from importlib import resources
 from typing import Any
 
-from infra.redis.conf import PROXY_HEALTH_PORT
+from infra.redis.conf import PROXY_METRICS_PORT
 from ops import pod_exec, tunnel
 from ops.doctor.look import Redis
 from ops.kube import Cluster
@@ -20,7 +20,10 @@ ACTIVE = re.compile(r'^haproxy_backend_active_servers\{proxy="([^"]+)"\} (\d+)',
 def _run(cluster: Cluster, namespace: str, pod: str, container: str, *command: str) -> tuple[str, float, float]:
     """(what a command printed, our clock before it, and after it)."""
     before = time.time()
-    done = pod_exec.run(cluster, namespace, pod, container, list(command))
+    try:
+        done = pod_exec.run(cluster, namespace, pod, container, list(command))
+    except ValueError as error:  # the client takes the node's complaint for an exit code
+        raise OSError(f"the node runs no command in it: {str(error).partition(': ')[2][:200]}") from None
     if done.code:
         raise OSError(f"{command[0]} in it ended with code {done.code}: {done.err.strip()[:200] or done.out[:200]}")
     return done.out, before, time.time()
@@ -49,7 +52,7 @@ def redis(
 
 def proxy(cluster: Cluster, namespace: str, pod: str) -> dict[str, int]:
     """How many servers of each backend a proxy holds for up."""
-    port = tunnel.open_port(cluster, namespace, pod, PROXY_HEALTH_PORT)
+    port = tunnel.open_port(cluster, namespace, pod, PROXY_METRICS_PORT)
     text = str(tunnel.request(port, "GET", "/metrics", {}, None).body)
     return {backend: int(count) for backend, count in ACTIVE.findall(text)}
 

@@ -72,11 +72,19 @@ def sort(found: Iterable[Finding]) -> list[Finding]:
                 break
             if root.explains(one) or any(each.explains(one) for each in root.follows):
                 severity = BROKEN if BROKEN in (root.severity, one.severity) else RISK
-                roots[at] = replace(root, severity=severity, follows=(*root.follows, one))
+                roots[at] = replace(root, severity=severity, follows=_with(root.follows, one))
                 break
         else:
             roots.append(one)
     return sorted(roots, key=lambda one: one.severity != BROKEN)
+
+
+def _with(follows: tuple[Finding, ...], one: Finding) -> tuple[Finding, ...]:
+    """What is the same in several pods is told once."""
+    for at, each in enumerate(follows):
+        if (each.id, each.what) == (one.id, one.what):
+            return (*follows[:at], replace(each, evidence=(*each.evidence, *one.evidence)), *follows[at + 1 :])
+    return (*follows, one)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 from infra.redis import conf
@@ -44,7 +45,7 @@ def name_servers(look: Look) -> Iterator[Finding]:
     seen = f"Service kube-system/kube-dns: {len(ready)} ready endpoints; its pods: "
     seen += ", ".join(f"{name(pod)} {pod['status'].get('phase')}" for pod in pods) or "none"
     what = "The cluster's DNS is down: no pod finds Redis by name"
-    fix = "`kubectl -n kube-system rollout restart deployment/coredns` (`kubectl -n kube-system scale` when it has 0 pods)"
+    fix = "`kubectl -n kube-system rollout restart deployment/coredns` (`scale` it where it has 0 pods)"
     yield Finding("dns-down", CLUSTER, what, (*_lookups(look), seen), fix)
 
 
@@ -140,7 +141,7 @@ def policies(look: Look) -> Iterator[Finding]:
     if look.sentinel:
         for port in (conf.PORT, conf.SENTINEL_PORT):
             wanted += [("a proxy", "Redis", p, m, port, "TCP") for p in servers[:1] for m in members[:1]]
-            wanted += [("Redis", "Redis", a, b, port, "TCP") for a, b in zip(members[:1], members[1:2], strict=False)]
+            wanted += [("Redis", "Redis", a, b, port, "TCP") for a, b in itertools.pairwise(members[:2])]
     for who, whom, source, target, port, protocol in wanted:
         flow = policy.Flow(end(source), end(target), port, protocol)
         for _, seen in policy.refusals(found, flow):
@@ -173,7 +174,7 @@ def lookups(look: Look) -> Iterator[Finding]:
         if "address" in asked or not asked:
             continue
         host = answer["env"].get("REDIS_HOST", "redis")
-        spec = next((p["spec"] for p in look.of("pods") if name(p) == pod), {})
+        spec: Object = next((p["spec"] for p in look.of("pods") if name(p) == pod), {})
         said = f"pod {pod}: lookup of {host}: {asked['code']} {asked.get('message', '')}".rstrip()
         servers = ", ".join(answer.get("nameServers") or []) or "no nameserver"
         options = f"dnsPolicy {spec.get('dnsPolicy')}"

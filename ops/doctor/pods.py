@@ -229,7 +229,7 @@ def crashes(look: Look) -> Iterator[Finding]:
             seen = (
                 f"pod {name(pod)}, container {status['name']}: {waiting.get('reason') or 'ended'}, exit code {code}, "
             )
-            seen += f"restartCount {status.get('restartCount')}{': ' + waiting['message'] if waiting.get('message') else ''}"
+            seen += f"restartCount {status.get('restartCount')} {waiting.get('message', '')}".rstrip()
             what = f"Container {status['name']} of {name(pod)} ends right after its start"
             more = f"`{look.kubectl} logs {name(pod)} -c {status['name']} --previous` tells why; {look.mend} if by hand"
             explained = ("oom-killed", "secret-missing", "pvc-full", CLUSTER)

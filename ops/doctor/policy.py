@@ -82,11 +82,12 @@ def _admits(policy: Object, direction: str, other: End, flow: Flow) -> bool:
 
 def _is(peer: Mapping[str, Any], end: End, policy: Object) -> bool:
     if block := peer.get("ipBlock"):
-        address = (end.pod.get("status") or {}).get("podIP")
-        inside = address is not None and ipaddress.ip_address(address) in ipaddress.ip_network(block["cidr"])
-        return inside and not any(
-            ipaddress.ip_address(address) in ipaddress.ip_network(part) for part in block.get("except") or []
-        )
+        told = (end.pod.get("status") or {}).get("podIP")
+        if told is None:
+            return False
+        inside, *outside = (ipaddress.ip_network(part) for part in (block["cidr"], *(block.get("except") or [])))
+        address = ipaddress.ip_address(told)
+        return address in inside and not any(address in part for part in outside)
     if "namespaceSelector" in peer:
         if not matches(peer["namespaceSelector"] or {}, end.namespace):
             return False

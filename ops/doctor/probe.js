@@ -79,7 +79,7 @@ async function main() {
     seen.tls = await within(3000, (done) => {
       const plain = socket
       plain.once('close', () => done({ code: 'CLOSED', message: 'the connection was closed during the handshake' }))
-      socket = tls.connect({ socket: plain, servername, ca, rejectUnauthorized: false, minVersion: 'TLSv1.2' }, () => {
+      socket = tls.connect({ socket: plain, host, servername, ca, rejectUnauthorized: false, minVersion: 'TLSv1.2' }, () => {
         const shown = socket.getPeerCertificate()
         const about = { fingerprint: shown.fingerprint256, names: shown.subjectaltname, until: shown.valid_to, servername }
         const wrong = socket.authorizationError

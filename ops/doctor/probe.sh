@@ -1,6 +1,6 @@
 # Run in container `redis` by `ops doctor`, with the database and the prefix of the sessions: what this Redis says, in sections.
 # Changes nothing. Passwords leave only as SHA-256; what sessions hold is looked at by the doctor and never shown.
-CONF=/etc/redis
+: "${CONF:=/etc/redis}"
 . "$CONF/topology.sh"
 . "$CONF/lib.sh"
 LIMIT=4

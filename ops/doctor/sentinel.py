@@ -18,6 +18,7 @@ STOPPED = (
     "crash-loop",
     "pvc-full",
 )
+TLS = ("tls-name", "tls-expired", "tls-ca", "tls-key")
 
 
 def quorum(look: Look) -> Iterator[Finding]:
@@ -27,7 +28,7 @@ def quorum(look: Look) -> Iterator[Finding]:
     replicas, app = look.settings.redis.replicas, look.settings.redis.app
     need, answers = replicas // 2 + 1, {pod: one.sentinel for pod, one in look.redis.items() if one.sentinel}
     named = Counter(str(lines[0]).partition(".")[0] for lines in answers.values())
-    master, votes = named.most_common(1)[0] if named else ("nobody", 0)
+    votes = max(named.values(), default=0)
     said = [f"Sentinel in {pod}: master {lines[0].partition('.')[0]}; {lines[-1]}" for pod, lines in answers.items()]
     silent = [f"Sentinel in {name(pod)}: no answer" for pod in look.redis_pods() if name(pod) not in answers]
     again = f"`{look.kubectl} delete pod {' '.join(line.split()[2].rstrip(':') for line in silent)}` starts them anew"
@@ -76,9 +77,8 @@ def replication(look: Look) -> Iterator[Finding]:
                 f"{info.get('master_host')}, down for {info.get('master_link_down_since_seconds', '?')} s"
             )
         elif not info:
-            missing.append(
-                f"pod {name(pod)}: Redis does not answer ({(look.redis.get(name(pod)) or _NONE).ping or 'no container'})"
-            )
+            silence = look.redis[name(pod)].ping if name(pod) in look.redis else "no container runs"
+            missing.append(f"pod {name(pod)}: Redis does not answer ({silence})")
     if not down and not missing:
         return
     others = look.settings.redis.replicas - 1
@@ -86,19 +86,22 @@ def replication(look: Look) -> Iterator[Finding]:
     what = f"{len(down) + len(missing)} of {look.settings.redis.replicas} Redis do not follow the master"
     what += ": it refuses writes (NOREPLICAS)" if alone else ""
     # One that is silent may have no log of use, one whose link is down does.
-    pod = (down or missing)[0].split()[1].rstrip(":")
-    fix = f"`{look.kubectl} logs {pod} -c redis --tail=20` tells why; `{look.kubectl} delete pod {pod}` starts it anew"
-    because = (*STOPPED, "no-master", "two-masters", "sentinel-quorum", "network-policy", "half-rotation", "loading")
-    because += ("tls-name", "tls-expired", "tls-ca")
+    worst = (down or missing)[0].split()[1].rstrip(":")
+    fix = (
+        f"`{look.kubectl} delete pod {worst}` starts it anew; its log tells why: `{look.kubectl} logs {worst} -c redis`"
+    )
+    because = (
+        *STOPPED,
+        *TLS,
+        "no-master",
+        "two-masters",
+        "sentinel-quorum",
+        "network-policy",
+        "half-rotation",
+        "loading",
+    )
     severity = BROKEN if alone else RISK
     yield Finding("replica-link-down", REDIS, what, (*down, *missing), fix, severity, because=because)
-
-
-class _Silent:
-    ping = ""
-
-
-_NONE = _Silent()
 
 
 def proxies(look: Look) -> Iterator[Finding]:
@@ -116,19 +119,19 @@ def proxies(look: Look) -> Iterator[Finding]:
             continue
         masters = [str(i) for i in range(look.settings.redis.replicas) if up.get(f"redis-{i}", 0) >= 1]
         most = max((up.get(f"names-{i}", 0) for i in range(look.settings.redis.replicas)), default=0)
-        seen = f"HAProxy in {pod}: backends redis-N up: {', '.join(masters) or 'none'}; Sentinels naming one: {most} of {need} needed"
+        seen = f"HAProxy in {pod}: masters up: {', '.join(masters) or 'none'}; Sentinels naming one: {most} of {need}"
         what = "HAProxy leads nowhere: it knows no master that a majority of the Sentinels names"
-        fix = f"`{look.kubectl} logs {pod} --tail=20` tells which checks fail; `{look.kubectl} delete pod {pod}` starts it anew"
+        fix = f"`{look.kubectl} logs {pod} --tail=20` tells which checks fail"
         because = (
+            *STOPPED,
+            *TLS,
             "no-master",
             "two-masters",
             "sentinel-quorum",
             "dns-down",
             "network-policy",
             "replica-link-down",
-            *STOPPED,
         )
-        because += ("tls-name", "tls-expired", "tls-ca")
         yield Finding("proxy-no-master", PATH, what, (seen,), fix, because=because)
     idle = [pod for pod in look.proxy_pods() if not is_ready(pod)]
     if look.proxy_pods() and len(idle) == len(look.proxy_pods()):

@@ -30,7 +30,7 @@ def memory_store(look: Look) -> Iterator[Finding]:
     if count > 1:
         what = f"Sessions are in the memory of {count} API pods (MemoryStore): each knows its own users only"
     declared = look.settings.sessions.store == "memory"
-    put = f"set session-store:sessions.store to redis in Pulumi.{look.stack}.yaml, `python -m ops up --stack {look.stack}`"
+    put = f"set session-store:sessions.store to redis, then `python -m ops up --stack {look.stack}`"
     yield Finding(
         "memory-store",
         SESSIONS,
@@ -71,8 +71,8 @@ def cookie(look: Look) -> Iterator[Finding]:
         what = "Somebody came by plain http and got no cookie: it is Secure"
     declared = look.settings.cookie_secure
     fix = (
-        f"behind a proxy that ends TLS set session-store:api.trustProxy, without TLS session-store:sessions.secureCookie "
-        f"to false, in Pulumi.{look.stack}.yaml; then `python -m ops up --stack {look.stack}`"
+        f"behind a proxy that ends TLS set session-store:api.trustProxy, without TLS set "
+        f"session-store:sessions.secureCookie to false; then `python -m ops up --stack {look.stack}`"
     )
     about = (f"Deployment {look.deployment}",)
     severity = RISK if trusting and not sure else BROKEN
@@ -88,7 +88,7 @@ def endless(look: Look) -> Iterator[Finding]:
     forever = [key for key, ttl, _ in sample if ttl == -1]
     if forever:
         what = "Sessions without an end are in Redis: they stay for ever and fill it"
-        seen = f"{len(forever)} of {len(sample)} keys looked at under {prefix} have TTL -1, as {_masked(forever[0], prefix)}"
+        seen = f"{len(forever)} of {len(sample)} keys looked at have TTL -1, as {_masked(forever[0], prefix)}"
         fix = (
             "find who writes them (not session-store.js, which gives each a TTL: `CLIENT LIST`), then "
             f"`python -m ops sessions drop` takes them out of stack {look.stack}"
@@ -97,7 +97,7 @@ def endless(look: Look) -> Iterator[Finding]:
     empty = [key for key, _, content in sample if _bare(content)]
     if empty:
         what = "Visitors who never logged in have sessions (saveUninitialized is on): Redis fills with them"
-        seen = f"{len(empty)} of {len(sample)} sessions looked at hold a cookie and nothing else, as {_masked(empty[0], prefix)}"
+        seen = f"{len(empty)} of {len(sample)} sessions looked at hold only a cookie, as {_masked(empty[0], prefix)}"
         fix = "set saveUninitialized to false in the API's session(), as session-store.js does; they end by their TTL"
         yield Finding("save-uninitialized", SESSIONS, what, (seen,), fix, RISK)
 

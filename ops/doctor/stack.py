@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from ops.doctor.look import Look, name
@@ -19,6 +18,8 @@ KINDS = {
     "StatefulSet": "statefulsets",
 }
 """Kinds that a stack declares, as they are listed in a look; a missing Secret is told by what it was for."""
+LONG = 160
+"""Characters of a value that are shown."""
 
 
 def autoscaler(look: Look) -> Iterator[Finding]:
@@ -31,9 +32,9 @@ def autoscaler(look: Look) -> Iterator[Finding]:
                 continue
             if condition.get("reason") == "ScalingDisabled":
                 continue  # by replicas 0, which is told
-            seen = f"HorizontalPodAutoscaler {name(scaler)}: ScalingActive {condition['status']}: {condition.get('reason')}: "
+            seen = f"HorizontalPodAutoscaler {name(scaler)}: ScalingActive False: {condition.get('reason')}: "
             what = f"The autoscaler of {look.deployment} has no metrics and does not scale"
-            fix = "`kubectl get apiservice v1beta1.metrics.k8s.io` tells whether metrics-server answers; install or mend it"
+            fix = "install or mend metrics-server: `kubectl get apiservice v1beta1.metrics.k8s.io`"
             about = (f"HorizontalPodAutoscaler {name(scaler)}",)
             yield Finding(
                 "autoscaler-no-metrics",
@@ -52,14 +53,16 @@ def changed(look: Look) -> Iterator[Finding]:
     for kind, called in look.books.declared:
         listed = KINDS.get(kind)
         if listed and look.saw(listed) and look.named(listed, called) is None:
-            what, seen = f"{kind} {called} was deleted by hand", f"{listed} in namespace {look.settings.namespace}: no {called}"
+            what = f"{kind} {called} was deleted by hand"
+            seen = f"{listed} in namespace {look.settings.namespace}: no {called}"
             yield Finding(CHANGED, STACK, what, (seen,), look.mend, RISK, (f"{kind} {called}",))
     for touched in look.books.touched:
         if touched.kind == "Namespace":
             continue
         lines = []
         for one in touched.fields[:6]:
-            value = "[secret]" if touched.kind == "Secret" else shown(one.value)
+            value = touched.text(one)
+            value = value if len(value) < LONG else f"{value[:LONG]}…"
             lines.append(f"{one.pointer.lstrip('/').replace('/', '.')}: {value} (set by {one.manager})")
         what = f"{touched.kind} {touched.name} was changed by hand"
         yield Finding(CHANGED, STACK, what, tuple(lines), look.mend, RISK, (f"{touched.kind} {touched.name}",))
@@ -71,7 +74,7 @@ def locks(look: Look) -> Iterator[Finding]:
         if lock.dead or lock.orphan:
             what = f"A run that was killed left stack {look.stack} locked"
             seen = f"{lock.path}: {lock}, " + ("that process is gone" if lock.dead else "its program is gone")
-            fix = f"`python -m ops up --stack {look.stack}` removes it and goes on (or `pulumi cancel --stack {look.stack}`)"
+            fix = f"`python -m ops up --stack {look.stack}` removes it and goes on"
             yield Finding("stale-lock", STACK, what, (seen,), fix, RISK)
 
 
@@ -86,11 +89,3 @@ def overrides(look: Look) -> Iterator[Finding]:
         fix = f"run that release in {source}, then `python -m ops verify --stack {source}`"
         lines = (seen, *(f"refused: {' '.join(line.split())[:160]}" for line in record.refusals))
         yield Finding("override-unproven", STACK, what, lines, fix, RISK)
-
-
-def shown(value: object) -> str:
-    """A short text for people; an environment entry as `NAME=value`."""
-    if isinstance(value, dict) and set(value) == {"name", "value"}:
-        return f"{value['name']}={value['value']}"
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return text if len(text) < 120 else f"{text[:120]}…"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kubernetes.utils.quantity import parse_quantity
+
 from ops.doctor.look import Look, name
 from ops.doctor.model import BROKEN, REDIS, RISK, Finding
 from ops.preflight import DEFAULT_CLASS
@@ -77,7 +79,9 @@ def disk(look: Look) -> Iterator[Finding]:
             for p, a in look.api.items()
             if str(a.get("write")).startswith("-MISCONF")
         ]
-        if failed or no_room or refused or (redis.disk and free < total * NEARLY and look.settings.redis.appendonly):
+        # On a volume that others use too, what the claim asked for may still be there.
+        little = free < total * NEARLY and free * 1024 < int(parse_quantity(look.settings.redis.storage.size))
+        if failed or no_room or refused or (redis.disk and little and look.settings.redis.appendonly):
             seen = [f"pod {pod}: /data has {free // 1024} of {total // 1024} MiB free"] if redis.disk else []
             if failed:
                 status = ("aof_last_write_status", "aof_last_bgrewrite_status")
@@ -87,11 +91,11 @@ def disk(look: Look) -> Iterator[Finding]:
             if full or no_room or not broken:
                 what = f"The volume of {pod} is {'full' if broken else 'nearly full'}"
                 what += ": Redis cannot write its append-only file and refuses logins (MISCONF)" if broken else ""
-                fix = f"raise session-store:redis.storage.size in Pulumi.{look.stack}.yaml and `python -m ops up --stack {look.stack}`"
+                fix = f"raise session-store:redis.storage.size, then `python -m ops up --stack {look.stack}`"
                 fix += " (where the storage class cannot grow volumes: delete what else is in /data)"
             else:
                 what = f"Redis in {pod} cannot write its append-only file and refuses logins (MISCONF)"
-                fix = f"`{look.kubectl} logs {pod} -c redis` tells which error its volume gives; mend or replace the volume"
+                fix = f"`{look.kubectl} logs {pod} -c redis` tells which error its volume gives: mend or replace it"
             about = (f"PersistentVolumeClaim data-{pod}",)
             yield Finding("pvc-full", REDIS, what, (*seen, *refused), fix, BROKEN if broken else RISK, about)
 
@@ -117,7 +121,7 @@ def loading(look: Look) -> Iterator[Finding]:
         seen = f"pod {pod}: INFO loading:1 {' '.join(told)}".rstrip()
         what = f"Redis in {pod} is loading its data: logins wait until it is done"
         eta = f" (it says {redis.info['loading_eta_seconds']} s)" if "loading_eta_seconds" in redis.info else ""
-        fix = f"wait{eta}: `{look.kubectl} wait --for=condition=Ready pod/{pod} --timeout=600s`; a restart would begin again"
+        fix = f"wait{eta}; a restart begins anew: `{look.kubectl} wait --for=condition=Ready pod/{pod} --timeout=600s`"
         yield Finding("loading", REDIS, what, (seen, *said), fix)
 
 
@@ -132,7 +136,7 @@ def memory(look: Look) -> Iterator[Finding]:
             f"pod {pod}: INFO used_memory:{used} ({used // MIB} MiB), maxmemory {limit} ({limit // MIB} MiB), {policy}"
         )
         grow = (
-            f"raise session-store:redis.memory in Pulumi.{look.stack}.yaml and `python -m ops up --stack {look.stack}`; "
+            f"raise session-store:redis.memory, then `python -m ops up --stack {look.stack}`; "
             f"if it was changed by hand: `{look.kubectl} delete pod {pod}` starts it with what is declared"
         )
         about = (f"StatefulSet {pod.rpartition('-')[0]}",)
@@ -147,6 +151,6 @@ def memory(look: Look) -> Iterator[Finding]:
                 f"Redis in {pod} throws sessions away when it is full" if limit else f"Redis in {pod} has no maxmemory"
             )
             lines = (f"pod {pod}: CONFIG maxmemory {limit}, maxmemory-policy {policy}; INFO evicted_keys:{evicted}",)
-            fix = f"`{look.kubectl} delete pod {pod}` starts it with what is declared; {look.mend} if its ConfigMap was changed"
+            fix = f"`{look.kubectl} delete pod {pod}` starts it with what is declared"
             severity = BROKEN if evicted else RISK
             yield Finding("eviction", REDIS, what, lines, fix, severity, (f"ConfigMap {about[0].split()[1]}-config",))

@@ -81,5 +81,6 @@ def _condition(pod: Object) -> str:
             return f"{status['name']} {waiting.get('reason')}: {waiting.get('message', '')}".rstrip(": ")
     for condition in pod["status"].get("conditions") or []:
         if condition["type"] in ("Ready", "PodScheduled") and condition["status"] != "True":
-            return f"condition {condition['type']} {condition['status']}: {condition.get('message') or condition.get('reason')}"
+            why = condition.get("message") or condition.get("reason")
+            return f"condition {condition['type']} {condition['status']}: {why}"
     return f"phase {pod['status'].get('phase')}"
