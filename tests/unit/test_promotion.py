@@ -150,7 +150,7 @@ def test_only_what_people_added_is_found() -> None:
 
 
 def test_what_the_program_declares_is_the_engines_to_take_back() -> None:
-    taken = live(**{"kubectl-set": fields_of_env("B")})
+    taken = live(**{"pulumi-kubernetes-1": fields_of_env("A"), "kubectl-set": fields_of_env("B")})
     declared = {"spec": {"template": {"spec": {"containers": [{"name": "api", "env": [{"name": "B", "value": "1"}]}]}}}}
     (field,) = foreign._fields(taken, declared)
     assert (field.pointer, field.declared) == ("/spec/template/spec/containers/0/env/1", True)
