@@ -13,14 +13,15 @@ import typer
 from rich.console import Console
 
 from bench import changes as routine
+from bench import cli_performance, plot, results, splitbrain
 from bench import failover as deaths
-from bench import plot, results, splitbrain
 from bench import rehearse as rehearsal
 from bench.load import Load
 from bench.routes import Balancer, ServiceRoute
 from bench.stack import AHEAD, ERRORS, BenchError, Stack
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+cli_performance.register(app)
 console = Console()
 WARM_UP = 3.0
 API_PORT = 3030

@@ -79,3 +79,44 @@ def timeline(
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def curves(
+    path: Path,
+    title: str,
+    panels: Mapping[str, Mapping[str, Curve]],
+    x: str,
+    y: str,
+    log: bool = False,
+    marker: str = "",
+) -> None:
+    """Write a picture of lines.
+
+    Args:
+        path: where to.
+        title: above.
+        panels: heading -> label -> (xs, ys); one beside the other.
+        x: what is along.
+        y: what is up.
+        log: whether `x` is logarithmic.
+        marker: of each point; none of lines of many.
+    """
+    figure, row = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4.2), layout="constrained", squeeze=False)
+    for axes, (heading, lines) in zip(row[0], panels.items(), strict=True):
+        for label, (xs, ys) in lines.items():
+            axes.plot(xs, ys, linewidth=1.5, label=label, marker=marker)
+        if log:
+            axes.set_xscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_title(heading, fontsize=9)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.legend(fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

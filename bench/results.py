@@ -20,13 +20,20 @@ from bench.stack import REPO, Stack
 FOLDER = Path(os.environ.get("SESSION_STORE_BENCH_RESULTS") or REPO / "bench" / "results")
 
 
-def about(stack: Stack, rate: float) -> dict[str, Any]:
-    """What was measured, on what, when."""
+def machine() -> dict[str, Any]:
+    """On what it was measured, when."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True)
     return {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit.stdout.strip(),
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
+    }
+
+
+def about(stack: Stack, rate: float) -> dict[str, Any]:
+    """What was measured, on what, when."""
+    return {
+        **machine(),
         "mode": stack.mode,
         "wait_replicas": stack.wait_replicas,
         "requests_per_second": rate,

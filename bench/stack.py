@@ -102,15 +102,31 @@ class Stack:
 
     def create(self) -> None:
         """Cluster, images, certificate, stack: whatever of it is missing."""
-        (self.folder / ".state").mkdir(parents=True, exist_ok=True)
-        self.create_cluster(self.folder / ".state" / "images.json")
+        self.create_cluster(self.images)
+        self.deploy()
+
+    @property
+    def images(self) -> Path:
+        """Where it says which images there are."""
+        folder = self.folder / ".state"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "images.json"
+
+    def deploy(self) -> None:
+        """Certificate and stack, on a cluster that has the images."""
         self.configure()
         self.say(f"stack in namespace {self.namespace}, mode {self.mode}")
-        self.ops("certificates", "issue")
+        if self.tls:
+            self.ops("certificates", "issue")
         self.ops("up")
         self.wait_ready()
         with self.client(self.master().metadata.name) as client:
             client.flushall()  # sessions of an earlier run would make this one slower
+
+    @property
+    def tls(self) -> bool:
+        """Whether Redis speaks TLS."""
+        return bool(self.changes.get("tls", {}).get("enabled", True))
 
     def load_images(self, *archives: str) -> None:
         """Put images into the cluster's nodes."""
@@ -147,11 +163,21 @@ class Stack:
 
     # --- looking at it
 
+    def addresses(self, app: str) -> list[str]:
+        """Addresses of the pods with this label `app`; the host has a route to them."""
+        pods = self.api.core.list_namespaced_pod(self.namespace, label_selector=f"app={app}").items
+        return [pod.status.pod_ip for pod in pods if pod.metadata.deletion_timestamp is None]
+
     @cached_property
     def api(self) -> kube.Cluster:
         """A client of the cluster's API server."""
         os.environ["KUBECONFIG"] = self._kubeconfig
         return kube.connect(STACK)
+
+    def placement(self) -> dict[str, str]:
+        """Pod to node."""
+        pods = self.api.core.list_namespaced_pod(self.namespace).items
+        return {pod.metadata.name: pod.spec.node_name for pod in pods}
 
     def service_address(self, name: str, namespace: str | None = None) -> str:
         """ClusterIP of a Service, of the stack's namespace or another; the host has a route to it."""
@@ -169,7 +195,7 @@ class Stack:
 
     def client(self, pod: str) -> redis.Redis:
         """A client of one Redis pod, through the API server."""
-        tls = tunnel.trust(self.secret("redis-tls", "ca.crt"))
+        tls = tunnel.trust(self.secret("redis-tls", "ca.crt")) if self.tls else None
         password = self.secret("redis-secret", "password")
         return tunnel.redis_over(
             lambda: tunnel.open_port(self.api, self.namespace, pod, REDIS_PORT), password, tls=tls, server_name="redis"

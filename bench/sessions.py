@@ -1,0 +1,130 @@
+"""What an API and a Redis say of themselves while people log in and out, and those people."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench import wire
+from bench.stack import BenchError
+
+API_PORT = 3030
+MB = 1e6
+_LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(\{[^}]*\})? (\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+class Metrics:
+    """The text of a /metrics, as figures."""
+
+    def __init__(self, text: str) -> None:
+        self._found = [
+            (name, dict(_LABEL.findall(labels)), float(value)) for name, labels, value in _LINE.findall(text)
+        ]
+
+    @classmethod
+    def of(cls, connection: wire.Connection) -> Metrics:
+        """Of the API at the other end."""
+        return cls(connection.ask(wire.METRICS).body.decode())
+
+    def value(self, name: str, **labels: str) -> float:
+        """Sum of the series of that name that have these labels; 0 of none."""
+        return sum(value for found, own, value in self._found if found == name and labels.items() <= own.items())
+
+    @property
+    def resident(self) -> float:
+        """RSS of the process, in MB."""
+        return self.value("process_resident_memory_bytes") / MB
+
+    @property
+    def heap(self) -> float:
+        """JavaScript objects, garbage included, in MB."""
+        return self.value("nodejs_heap_size_used_bytes") / MB
+
+    @property
+    def collections(self) -> float:
+        """Collections of the whole heap so far."""
+        return self.value("nodejs_gc_duration_seconds_count", kind="major")
+
+    def operations(self, before: Metrics) -> dict[str, dict[str, float]]:
+        """What the store was asked since `before`: operation -> how often, and the mean milliseconds it took."""
+        name = "session_store_operation_duration_seconds"
+        result = {}
+        for operation in sorted({own["operation"] for found, own, _ in self._found if found == f"{name}_count"}):
+            count, seconds = (
+                self.value(f"{name}_{part}", operation=operation) - before.value(f"{name}_{part}", operation=operation)
+                for part in ("count", "sum")
+            )
+            if count:
+                result[operation] = {"count": int(count), "mean_ms": seconds / count * 1000}
+        return result
+
+
+def log_in(connections: Sequence[wire.Connection], users: Iterable[str]) -> list[str]:
+    """Log all of them in, as many at a time as there are connections; their session cookies."""
+    waiting, sessions = iter(users), list[str]()
+    while batch := [(c, user) for c, user in zip(connections, waiting, strict=False)]:
+        for connection, user in batch:
+            connection.send(wire.login(user))
+        sessions += [connection.receive().session for connection, _ in batch]
+    return sessions
+
+
+@dataclass
+class Population:
+    """People of a fixed number who use the API, log out and come back: whoever grows keeps what it should not.
+
+    Attributes:
+        connections: to the API's pods; each request takes the next.
+        sessions: one a person.
+        leaves: one request in so many is a logout, with a login after it.
+    """
+
+    connections: Sequence[wire.Connection]
+    sessions: list[str]
+    leaves: int = 10
+    requests: int = 0
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(1)  # noqa: S311 - who does something next
+
+    def act(self) -> None:
+        """One of them uses the API, or leaves and comes back."""
+        who = self._random.randrange(len(self.sessions))
+        if self._random.randrange(self.leaves):
+            self._ask(wire.read(self.sessions[who]))
+        else:
+            self._ask(wire.logout(self.sessions[who]))
+            self.sessions[who] = self._ask(wire.login(f"user{who:06d}")).session
+
+    def _ask(self, request: bytes) -> wire.Reply:
+        reply = self.connections[self.requests % len(self.connections)].ask(request)
+        self.requests += 1
+        if reply.status != 200:
+            raise BenchError(f"a request failed: {reply.head[:60]!r} {reply.body[:200]!r}")
+        return reply
+
+
+def slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The line of least squares through (x, y): its y at the first x and at the last."""
+    n = len(points)
+    if n < 2:
+        raise BenchError(f"{n} samples make no line: let it run longer")
+    middle_x, middle_y = sum(x for x, _ in points) / n, sum(y for _, y in points) / n
+    spread = sum((x - middle_x) ** 2 for x, _ in points)
+    rise = sum((x - middle_x) * (y - middle_y) for x, y in points) / spread
+    return middle_y + rise * (points[0][0] - middle_x), middle_y + rise * (points[-1][0] - middle_x)
+
+
+def growth(points: Sequence[tuple[float, float]]) -> float:
+    """By what part of itself it grew from the first x to the last, along that line."""
+    first, last = slope(points)
+    return (last - first) / first
+
+
+def per_session(used: Mapping[str, float], empty: Mapping[str, float], sessions: int) -> dict[str, float]:
+    """Bytes that a session takes in Redis, of two INFO memory; and how many fit into 100 MB."""
+    each = (used["used_memory"] - empty["used_memory"]) / sessions
+    return {"bytes_per_session": each, "sessions_per_100_mb": 100 * MB // each}

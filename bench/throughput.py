@@ -1,0 +1,195 @@
+"""What Redis does a second at the end of the whole path, and what a bare one on loopback does: one client, in turns."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.judge import percentile
+from bench.stack import REDIS_PORT, BenchError, Stack
+from infra import pods
+from ops import kube, pod_exec
+
+POD = "bench-client"
+BARE_PORT = 7000
+VALUE = 350
+"""Bytes: what a session of the API is."""
+KEYS = 100_000
+TLS_FOLDER = "/tls"
+
+
+@dataclass(frozen=True)
+class Point:
+    """How the client asks.
+
+    Attributes:
+        clients: connections.
+        pipeline: requests under way on each.
+        requests: of each command, in each round.
+    """
+
+    clients: int
+    pipeline: int
+    requests: int
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.clients} connections, {self.pipeline} under way on each"
+
+
+POINTS = (Point(50, 1, 60_000), Point(3, 16, 150_000), Point(50, 16, 150_000))
+"""Everybody's default; the API's way, where each pod has one connection for all its requests; and both."""
+BARE, DIRECT, WHOLE = "bare on loopback", "the master's pod", "Service, HAProxy, master"
+
+
+def client_pod(image: str, tls: bool) -> dict[str, Any]:
+    """A pod with a bare Redis on its loopback; the client runs in the same container."""
+    folder = TLS_FOLDER
+    files = ["--tls-cert-file", f"{folder}/tls.crt", "--tls-key-file", f"{folder}/tls.key", "--tls-ca-cert-file"]
+    listen = (
+        ["--port", "0", "--tls-port", str(BARE_PORT), *files, f"{folder}/ca.crt", "--tls-auth-clients", "no"]
+        if tls
+        else ["--port", str(BARE_PORT)]
+    )
+    user = 999
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": POD, "labels": pods.REDIS_CLIENT},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": user,
+                "fsGroup": user,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "redis",
+                    "image": image,
+                    "command": ["redis-server", "--bind", "127.0.0.1", *listen, "--save", "", "--appendonly", "no"],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [{"name": "tls", "mountPath": folder}] if tls else [],
+                }
+            ],
+            "volumes": [{"name": "tls", "secret": {"secretName": "redis-tls", "defaultMode": 0o440}}] if tls else [],
+        },
+    }
+
+
+def command(point: Point, host: str, port: int, password: str | None, tls: bool) -> list[str]:
+    """redis-benchmark: sessions set and got at random."""
+    secure = ["--tls", "--cacert", f"{TLS_FOLDER}/ca.crt", "--sni", "redis"] if tls else []
+    size = ["-c", point.clients, "-P", point.pipeline, "-n", point.requests, "-d", VALUE, "-r", KEYS]
+    login = ["-a", password] if password else []
+    return [
+        str(word)
+        for word in ("redis-benchmark", "-h", host, "-p", port, *secure, *login, *size, "-t", "set,get", "--csv")
+    ]
+
+
+def parse(text: str) -> dict[str, float]:
+    """Requests a second by command, of what redis-benchmark prints with --csv."""
+    rows = csv.DictReader(line for line in text.splitlines() if line.startswith('"'))
+    found = {row["test"]: float(row["rps"]) for row in rows}
+    if set(found) != {"SET", "GET"}:
+        raise BenchError(f"redis-benchmark should have told of SET and GET: {text[-500:]}")
+    return found
+
+
+def start_client(stack: Stack, image: str) -> None:
+    """The pod, running."""
+    core = stack.api.core
+    if not kube.get(core.read_namespaced_pod, POD, stack.namespace):
+        core.create_namespaced_pod(stack.namespace, client_pod(image, stack.tls))
+    stack.wait_ready(120)
+
+
+def rounds(stack: Stack, count: int) -> list[dict[str, Any]]:
+    """In each round every way at every point, in random order; a row each."""
+    password = stack.secret("redis-secret", "password")
+    master = stack.master().status.pod_ip
+    ways = {
+        BARE: ("127.0.0.1", BARE_PORT, None),
+        DIRECT: (master, REDIS_PORT, password),
+        WHOLE: ("redis", REDIS_PORT, password),
+    }
+    order = random.Random(1)  # noqa: S311 - whose turn it is
+    rows: list[dict[str, Any]] = []
+    for number in range(1, count + 1):
+        for point in POINTS:
+            turns = list(ways)
+            order.shuffle(turns)
+            for way in turns:
+                asked = command(point, *ways[way], stack.tls)
+                before = cpu_seconds()
+                done = pod_exec.run(stack.api, stack.namespace, POD, "redis", asked)
+                after = cpu_seconds()
+                if done.code:
+                    raise BenchError(f"redis-benchmark, {way}: exit {done.code}: {(done.out + done.err)[-500:]}")
+                seconds = after["seconds"] - before["seconds"]
+                cores = {name: (after[name] - before[name]) / seconds for name in after if name != "seconds"}
+                rows.append({"round": number, "point": point.label, "way": way, **parse(done.out), "cores": cores})
+            stack.say(f"round {number}, {point.label}: {_line(rows[-len(ways) :])}")
+    return rows
+
+
+def _line(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{row['way']} SET {row['SET']:.0f} GET {row['GET']:.0f}" for row in rows)
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By point: for each way the median of its rounds, the share of the bare one's, and the cores that were busy."""
+    found: dict[str, dict[str, Any]] = {}
+    for point in POINTS:
+        found[point.label] = {}
+        for way in (BARE, DIRECT, WHOLE):
+            mine = [row for row in rows if (row["point"], row["way"]) == (point.label, way)]
+            cores = {name: _middle([row["cores"][name] for row in mine]) for name in mine[0]["cores"]}
+            entry: dict[str, Any] = {"cores": cores}
+            for test in ("SET", "GET"):
+                entry[test] = _middle([row[test] for row in mine])
+                entry[f"{test}_share"] = _middle(shares(rows, point.label, way, test))
+            found[point.label][way] = entry
+    return found
+
+
+def shares(rows: list[dict[str, Any]], point: str, way: str, test: str) -> list[float]:
+    """Per cent of what the bare Redis did in the same round, for each round."""
+    here, bare = (
+        {row["round"]: row[test] for row in rows if (row["point"], row["way"]) == (point, each)} for each in (way, BARE)
+    )
+    return [100 * here[number] / bare[number] for number in here]
+
+
+def _middle(values: list[float]) -> float:
+    found = percentile(sorted(values), 50)
+    assert found is not None
+    return found
+
+
+def cpu_seconds(proc: Path = Path("/proc")) -> Mapping[str, float]:
+    """Seconds of CPU so far, of all programs of these names, of the machine (`busy`), and what time it is (`seconds`).
+
+    The client's end before they are looked at: what is `busy` and nobody's is theirs and the kernel's.
+    """
+    tick = os.sysconf("SC_CLK_TCK")
+    found = dict.fromkeys(("redis-server", "haproxy"), 0.0)
+    for stat in proc.glob("[0-9]*/stat"):
+        try:
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+        except OSError:  # it has ended
+            continue
+        if name in found:
+            found[name] += sum(int(n) for n in rest.split()[11:13]) / tick
+    times = [int(n) / tick for n in (proc / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = times[3] + times[4]
+    return {**found, "busy": sum(times) - idle, "seconds": float((proc / "uptime").read_text().split()[0])}

@@ -1,0 +1,182 @@
+"""The arithmetic of the performance benches, and their client against a server that answers in pieces."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bench import overhead, plot, sessions, soak, throughput, wire
+from bench.stack import BenchError
+
+METRICS = """\
+# TYPE process_resident_memory_bytes gauge
+process_resident_memory_bytes 104857600
+nodejs_heap_size_used_bytes 2.5e+7
+nodejs_gc_duration_seconds_count{kind="major"} 3
+nodejs_gc_duration_seconds_count{kind="minor"} 40
+session_store_operation_duration_seconds_sum{operation="get"} 1.5
+session_store_operation_duration_seconds_count{operation="get"} 1000
+session_store_operation_duration_seconds_sum{operation="set"} 0.2
+session_store_operation_duration_seconds_count{operation="set"} 100
+"""
+
+
+def test_metrics_are_read_as_the_api_writes_them() -> None:
+    metrics = sessions.Metrics(METRICS)
+    assert metrics.resident == pytest.approx(104.8576)
+    assert metrics.heap == 25
+    assert metrics.collections == 3
+    assert metrics.value("nodejs_gc_duration_seconds_count") == 43
+    assert metrics.value("nothing_of_the_kind") == 0
+
+
+def test_operations_are_those_since_the_look_before() -> None:
+    later = METRICS.replace('sum{operation="get"} 1.5', 'sum{operation="get"} 2.1').replace(
+        'count{operation="get"} 1000', 'count{operation="get"} 1200'
+    )
+    assert sessions.Metrics(later).operations(sessions.Metrics(METRICS)) == {
+        "get": {"count": 200, "mean_ms": pytest.approx(3.0)}
+    }
+
+
+def test_growth_is_along_the_line_of_least_squares() -> None:
+    assert sessions.growth([(x, 100 + x) for x in range(11)]) == pytest.approx(0.1)
+    assert sessions.growth([(x, 100 + (-1) ** x) for x in range(100)]) == pytest.approx(0, abs=0.001)
+    with pytest.raises(BenchError, match="run longer"):
+        sessions.growth([(1.0, 1.0)])
+
+
+def test_a_soak_is_judged_by_what_comes_after_its_warm_up() -> None:
+    looks = [soak.Look(minute, 100, 50.0 + min(minute, 10) * 5, 20, 4, 2000) for minute in range(31)]
+    found = soak.summary(looks, warm_up=10)
+    assert found["steady_minutes"] == 20
+    assert found["api_resident_growth_percent"] == pytest.approx(0)
+    assert soak.summary(looks, warm_up=0)["api_resident_growth_percent"] > 20
+
+
+def test_bytes_per_session_leave_out_the_empty_redis() -> None:
+    found = sessions.per_session({"used_memory": 51_000_000}, {"used_memory": 1_000_000}, 100_000)
+    assert found == {"bytes_per_session": 500, "sessions_per_100_mb": 200_000}
+
+
+def samples(extra: float) -> overhead.Samples:
+    times = [1 + n / 1000 for n in range(1000)]
+    return overhead.Samples([t + extra for t in times], [t + 2 * extra for t in times])
+
+
+def test_overhead_is_what_a_variant_takes_more_than_memory() -> None:
+    found = overhead.summary({"memory": samples(0), "haproxy-tls": samples(0.5)})
+    read, write = found["haproxy-tls"]["read"], found["haproxy-tls"]["write"]
+    assert read["added_p50"] == read["added_p99"] == pytest.approx(0.5)
+    assert write["added_p99"] == pytest.approx(1.0)
+    low, high = read["added_p99_interval"]
+    assert low <= 0.5 <= high
+    assert "added_p99" not in found["memory"]["read"]
+
+
+def test_the_steps_of_the_overhead_add_up_to_all_of_it() -> None:
+    extra = {"memory": 0.0, "direct": 0.3, "direct-tls": 0.4, "haproxy": 0.4, "haproxy-tls": 0.6}
+    found = overhead.summary({key: samples(value) for key, value in extra.items()})
+    steps = overhead.steps(found, "read")
+    assert list(steps.values()) == pytest.approx([0.3, 0.1, 0.2])
+    assert sum(steps.values()) == pytest.approx(found["haproxy-tls"]["read"]["added_mean"])
+
+
+def test_redis_benchmarks_figures_are_read() -> None:
+    text = '"test","rps","avg_latency_ms"\n"SET","41000.50","0.6"\n"GET","50000.00","0.5"\n'
+    assert throughput.parse(text) == {"SET": 41000.5, "GET": 50000.0}
+    with pytest.raises(BenchError, match="NOAUTH"):
+        throughput.parse("Error: NOAUTH Authentication required.")
+
+
+def test_both_sides_get_the_same_command_but_for_where_they_are() -> None:
+    point = throughput.POINTS[0]
+    bare = throughput.command(point, "127.0.0.1", 7000, None, tls=True)
+    whole = throughput.command(point, "redis", 6379, "secret", tls=True)
+    assert [word for word in whole if word not in ("redis", "6379", "-a", "secret")] == [
+        word for word in bare if word not in ("127.0.0.1", "7000", "redis")
+    ]
+    assert "--tls" in bare
+    assert "--tls" not in throughput.command(point, "127.0.0.1", 7000, None, tls=False)
+
+
+def test_shares_are_of_the_same_round() -> None:
+    label = throughput.POINTS[0].label
+    rows = [
+        {"round": number, "point": label, "way": way, "SET": rate * number, "GET": 1.0}
+        for number in (1, 2)
+        for way, rate in ((throughput.BARE, 100.0), (throughput.WHOLE, 90.0))
+    ]
+    assert throughput.shares(rows, label, throughput.WHOLE, "SET") == [90, 90]
+
+
+def test_cpu_is_that_of_all_programs_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / "stat").write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2 3\n")
+    (tmp_path / "uptime").write_text("12.5 20.0\n")
+    for pid, name in ((1, "redis-server"), (2, "redis-server"), (3, "other (x)")):
+        (tmp_path / str(pid)).mkdir()
+        fields = " ".join(["S", *("0" for _ in range(10)), "50", "25", "0"])
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} ({name}) {fields}\n")
+    found = throughput.cpu_seconds(tmp_path)
+    assert found["redis-server"] == pytest.approx(1.5)
+    assert found["haproxy"] == 0
+    assert found["busy"] == pytest.approx(2.0)
+    assert found["seconds"] == 12.5
+
+
+@contextmanager
+def server(*pieces: bytes) -> Iterator[int]:
+    """Answers each request with these pieces."""
+
+    def serve() -> None:
+        peer, _ = listening.accept()
+        with peer:
+            while peer.recv(65536):
+                for piece in pieces:
+                    peer.sendall(piece)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nSet-Cookie: connect.sid=s%3Aone.two; Path=/\r\ncontent-length: 5\r\n\r\n"
+
+
+def test_a_reply_is_whole_however_it_comes() -> None:
+    with server(HEAD[:20], HEAD[20:] + b"hel", b"lo") as port:
+        connection = wire.Connection("127.0.0.1", port)
+        replies = [connection.ask(wire.read("s")) for _ in range(3)]
+        connection.close()
+    assert [(reply.status, reply.body, reply.session) for reply in replies] == [(200, b"hello", "s%3Aone.two")] * 3
+
+
+def test_people_of_a_fixed_number_keep_their_number() -> None:
+    with server(HEAD + b"hello") as port:
+        connection = wire.Connection("127.0.0.1", port)
+        people = sessions.Population([connection], sessions.log_in([connection], [f"user{n}" for n in range(20)]))
+        for _ in range(200):
+            people.act()
+        connection.close()
+    assert len(people.sessions) == 20
+    assert people.requests > 200, "a logout is followed by a login"
+
+
+def test_a_login_without_a_session_is_told() -> None:
+    with server(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nfull") as port:
+        connection = wire.Connection("127.0.0.1", port)
+        with pytest.raises(BenchError, match="full"):
+            sessions.log_in([connection], ["user"])
+        connection.close()
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    panels = {"read": {"MemoryStore": ([1, 2], [50, 100])}, "write": {"MemoryStore": ([1, 2], [50, 100])}}
+    plot.curves(tmp_path / "p.png", "title", panels, "ms", "per cent", log=True)
+    assert (tmp_path / "p.png").stat().st_size > 1000
