@@ -183,6 +183,8 @@ def host_down(cluster: Cluster) -> None:
     if base.exists() and not any(base.iterdir()):  # `ip netns` made it, mounted on itself, and makes it again
         run("umount", base, check=False)
         base.rmdir()
-    for inside in NODE_DIRS:
+    # A mount point that goes here takes what other clusters' nodes have mounted on it along, in their namespaces.
+    others = [path for path in cluster.run.parent.glob("*/ns") if path.parent != cluster.run]
+    for inside in () if others else NODE_DIRS:
         with contextlib.suppress(OSError):  # only when empty: somebody else's kubelet may live there
             Path(inside).rmdir()
