@@ -55,6 +55,16 @@ def haproxy() -> tuple[oci.Config, list[oci.Layer]]:
     return oci.Config(["haproxy", "-f", "/etc/haproxy/haproxy.cfg"], "99:99"), debian.layers("haproxy")
 
 
+def redis_exporter() -> tuple[oci.Config, list[oci.Layer]]:
+    """Debian's redis_exporter 1.45 and its sh."""
+    return oci.Config(["prometheus-redis-exporter"], NOBODY), debian.layers("prometheus-redis-exporter")
+
+
+def prometheus() -> tuple[oci.Config, list[oci.Layer]]:
+    """Debian's Prometheus 2.42 and promtool; curl and jq fetch its rules from ConfigMaps."""
+    return oci.Config(["prometheus"], NOBODY), debian.layers("prometheus", "curl", "jq")
+
+
 def helper() -> tuple[oci.Config, list[oci.Layer]]:
     """A shell with curl, redis-cli, openssl and busybox, for volumes and for looking around from inside."""
     return oci.Config(["sh"], NOBODY), debian.layers("redis-tools", "curl", "openssl", "busybox")
@@ -100,6 +110,8 @@ RECIPES: dict[str, Callable[[], tuple[oci.Config, list[oci.Layer]]]] = {
     "redis": redis,
     "haproxy": haproxy,
     "api": api,
+    "redis-exporter": redis_exporter,
+    "prometheus": prometheus,
     "helper": helper,
     "coredns": lambda: _go("coredns", NOBODY),
     # It makes and removes folders on the node, through pods of its own; itself it only talks to the API server.

@@ -9,7 +9,19 @@ import pulumi_kubernetes as k8s
 # `pulumi up` runs this folder as a program; its imports start one level higher.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from infra import api, backup, certificates, credentials, network, pods, redis, release, settings, wiring
+from infra import (
+    api,
+    backup,
+    certificates,
+    credentials,
+    monitoring,
+    network,
+    pods,
+    redis,
+    release,
+    settings,
+    wiring,
+)
 
 config = settings.load()
 
@@ -39,6 +51,7 @@ elif config.api.existing_deployment:
 else:
     api.Api("api", config, wired, after)
 backup.declare(config, after)
+monitoring.declare(config, within)
 
 deployment = config.api.existing_deployment or api.APP
 pulumi.export("namespace", config.namespace)

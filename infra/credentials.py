@@ -12,13 +12,17 @@ import pulumi_random as random
 from infra import pods
 from infra.settings import ACCEPTED, PROJECT, Settings, SettingsError, accepted_session_secrets
 
-INTERNAL = ("internal", "monitor")
-"""Sentinel mode: passwords that only our own pods use."""
-
 
 def internal_secret(settings: Settings) -> str:
-    """Name of the Secret with the passwords of Redis, Sentinel and the proxy among themselves."""
+    """Name of the Secret with the passwords of Redis, Sentinel, the proxy and the exporter among themselves."""
     return f"{settings.redis.app}-internal"
+
+
+def internal_keys(settings: Settings) -> tuple[str, ...]:
+    """The passwords in that Secret; none: there is no such Secret."""
+    if settings.redis.mode == "sentinel":
+        return ("internal", "monitor")
+    return ("monitor",) if settings.metrics.exporter else ()
 
 
 class Credentials(pulumi.ComponentResource):
@@ -41,9 +45,9 @@ class Credentials(pulumi.ComponentResource):
             passwords = self._passwords("password", "redis-password")
             self._secret(names.password_secret, passwords)
             read.append(passwords["password"])
-        if settings.redis.mode == "sentinel":
+        if wanted := internal_keys(settings):
             keys: dict[str, pulumi.Output[str]] = {}
-            for key in INTERNAL:
+            for key in wanted:
                 keys |= self._passwords(key, f"redis-{key}", f"{key}-")
             self._secret(internal_secret(settings), keys)
         accepted = accepted_session_secrets()

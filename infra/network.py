@@ -1,7 +1,7 @@
 """NetworkPolicies: nothing reaches our pods, and they reach nothing, but for the flows the stack needs.
 
-Flows: API -> Redis, backup -> Redis, all of these -> DNS, anybody -> API. Only pods of this stack are selected;
-neighbours in the namespace stay as they are.
+Flows: API -> Redis, backup -> Redis, all of these -> DNS, anybody -> API, Prometheus -> metrics. Only pods of this
+stack are selected; neighbours in the namespace stay as they are.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ def policies(settings: Settings) -> dict[str, dict[str, Any]]:
         {"pod_selector": {"match_labels": pods.selector(app)}} for app in (redis.app, proxy_name(redis.app))
     )
     server = proxies if redis.mode == "sentinel" else members
+    watchers: dict[str, Any] = {}
+    if settings.metrics.scrape_namespace:
+        label = {"kubernetes.io/metadata.name": settings.metrics.scrape_namespace}
+        watchers = {"from_": [{"namespace_selector": {"match_labels": label}}]}
+
+    def scrape(port: int) -> list[dict[str, Any]]:
+        return [{**watchers, "ports": [{"protocol": "TCP", "port": port}]}] if settings.metrics.enabled else []
+
     found: dict[str, dict[str, Any]] = {}
     if redis.mode != "external":
         # Among themselves in both modes: one copies from the other when the mode changes.
@@ -39,6 +47,7 @@ def policies(settings: Settings) -> dict[str, dict[str, Any]]:
             "ingress": [
                 {"from_": [client], "ports": [redis_port]},
                 {"from_": [members, proxies], "ports": [redis_port, sentinel_port]},
+                *(scrape(conf.EXPORTER_PORT) if settings.metrics.exporter else []),
             ],
             "egress": [DNS, {"to": [members], "ports": [redis_port, sentinel_port]}],
         }
@@ -49,6 +58,7 @@ def policies(settings: Settings) -> dict[str, dict[str, Any]]:
             "ingress": [
                 {"from_": [client], "ports": [redis_port]},
                 {"ports": [{"protocol": "TCP", "port": conf.PROXY_HEALTH_PORT}]},
+                *scrape(conf.PROXY_METRICS_PORT),
             ],
             "egress": [DNS, {"to": [members], "ports": [redis_port, sentinel_port]}],
         }

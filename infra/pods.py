@@ -23,6 +23,11 @@ def labels(app: str, component: str) -> dict[str, str]:
     return {**selector(app), "app.kubernetes.io/name": app, "app.kubernetes.io/component": component, **PART_OF}
 
 
+def scraped(port: int) -> dict[str, str]:
+    """Pod annotations by which Prometheus finds what to scrape."""
+    return {"prometheus.io/scrape": "true", "prometheus.io/port": str(port), "prometheus.io/path": "/metrics"}
+
+
 def pod_security(user: int | None) -> dict[str, Any]:
     """Pod securityContext at level `restricted`. user: UID and fsGroup; None lets the platform choose both."""
     ids = {} if user is None else {"run_as_user": user, "run_as_group": user, "fs_group": user}

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 KEY = "release"
-IMAGES = {"redis": ("redis", "image"), "proxy": ("redis", "proxyImage"), "api": ("api", "image")}
+IMAGES = {
+    "redis": ("redis", "image"),
+    "proxy": ("redis", "proxyImage"),
+    "exporter": ("metrics", "exporterImage"),
+    "api": ("api", "image"),
+}
 """Name of an image in a release: where the settings have it."""
 OWN: dict[str, set[str]] = {
     "redis": {
@@ -52,6 +57,7 @@ OWN: dict[str, set[str]] = {
     },
     "tls": {"secretName", "issuer", "serverName"},
     "verify": {"loginSecret"},
+    "metrics": {"scrapeNamespace", "podMonitors"},
 }
 """Settings that are each stack's own: sizes, hosts, replicas, names. Images are in the release itself."""
 OWN_SECTIONS = {"namespace", "createNamespace", "credentials", "stages", "evidenceHours", KEY}
@@ -98,8 +104,13 @@ def identity(images: Mapping[str, str], settings: str, program: str) -> str:
 
 def images(settings: Settings) -> dict[str, str]:
     """Image by name; only where pods of the stack run it."""
-    proxy = settings.redis.proxy_image if settings.redis.mode == "sentinel" else None
-    found = {"redis": settings.redis.image, "proxy": proxy, "api": settings.api.image}
+    redis, mode = settings.redis, settings.redis.mode
+    found = {
+        "redis": redis.image,
+        "proxy": redis.proxy_image if mode == "sentinel" else None,
+        "exporter": settings.metrics.exporter if mode != "external" else None,
+        "api": settings.api.image,
+    }
     return {name: image for name, image in found.items() if image}
 
 
@@ -125,7 +136,7 @@ def settings_hash(settings: Settings) -> str:
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """{id, images: {redis, proxy, api}, settings: hash, program}."""
+    """{id, images: {redis, proxy, exporter, api}, settings: hash, program}."""
     found, digest, version = images(settings), settings_hash(settings), program()
     return {"id": identity(found, digest, version), "images": found, "settings": digest, "program": version}
 

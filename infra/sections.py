@@ -236,6 +236,30 @@ class Network(Model):
     """Further TCP ports the API may reach anywhere (its login provider, its database)."""
 
 
+class Metrics(Model):
+    """How Prometheus finds and reaches the pods."""
+
+    enabled: bool = True
+    """Scrape annotations on the pods, and the exporter."""
+    exporter_image: Image | None = None
+    """redis_exporter, 1.45 or newer, with a shell; runs beside each Redis. null: Redis tells nothing."""
+    scrape_namespace: Name | None = "monitoring"
+    """Whose pods the NetworkPolicies let scrape; null: anybody."""
+    pod_monitors: bool = False
+    """PodMonitor objects, for the Prometheus Operator."""
+
+    @property
+    def exporter(self) -> str | None:
+        """The exporter's image, where it runs."""
+        return self.exporter_image if self.enabled else None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Metrics:
+        if self.pod_monitors and not self.enabled:
+            raise ValueError("podMonitors: there is nothing to find while metrics.enabled is false; remove one of them")
+        return self
+
+
 class Backup(Model):
     """Backups on a schedule, into a volume of their own."""
 

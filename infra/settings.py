@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from infra import release as releases
 from infra.release import KEY, Release
-from infra.sections import Api, Backup, Credentials, Model, Network, Redis, Sessions, Tls, Verify
+from infra.sections import Api, Backup, Credentials, Metrics, Model, Network, Redis, Sessions, Tls, Verify
 from infra.values import Name
 
 PROJECT = "session-store"
@@ -39,6 +39,7 @@ class Settings(Model):
     api: Api
     credentials: Credentials = Credentials()
     network: Network = Network()
+    metrics: Metrics = Metrics()
     backup: Backup = Backup()
     verify: Verify = Verify()
     stages: list[Name] = ["dev", "staging", "prod"]
@@ -64,6 +65,10 @@ class Settings(Model):
             raise ValueError(
                 f"sessions.waitReplicas: {self.sessions.wait_replicas} is more than redis.replicas less the master; "
                 "lower it, best to 1"
+            )
+        if self.metrics.exporter_image and self.redis.mode == "external":
+            raise ValueError(
+                "metrics.exporterImage: runs in Redis pods of ours, and Redis is external; remove this key"
             )
         if self.backup.schedule and self.redis.mode == "external":
             raise ValueError("backup.schedule: an external Redis is backed up by who runs it; remove this key")

@@ -12,6 +12,8 @@ from infra.redis import SessionStore
 from infra.settings import Settings
 
 CA_DIR = "/etc/redis-tls"
+PASSWORD_GENERATION = "session-store/password-generation"  # noqa: S105 - a label
+"""Pod label: the password that the pod was started with. Two at once: a rotation stopped half way."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Wiring:
         env: list of EnvVar.
         volumes: list of Volume.
         mounts: list of VolumeMount of the API's container.
-        labels: pod labels that let the pod reach Redis.
+        labels: pod labels that let the pod reach Redis, and tell its password's generation.
         annotations: pod annotations; they change, and so roll the pods, when a secret does.
     """
 
@@ -74,6 +76,7 @@ def wiring(settings: Settings, store: SessionStore, fingerprint: pulumi.Input[st
         ca = {"secret_name": settings.tls_secret, "items": [{"key": "ca.crt", "path": "ca.crt"}], "default_mode": 0o444}
         volumes.append({"name": "redis-ca", "secret": ca})
         mounts.append({"name": "redis-ca", "mount_path": CA_DIR, "read_only": True})
+    scraped = pods.scraped(settings.api.port) if settings.metrics.enabled else {}
     return Wiring(
         env=[
             *({"name": key, "value": value} for key, value in plain.items()),
@@ -82,6 +85,6 @@ def wiring(settings: Settings, store: SessionStore, fingerprint: pulumi.Input[st
         ],
         volumes=volumes,
         mounts=mounts,
-        labels=pods.REDIS_CLIENT,
-        annotations={"session-store/secrets": fingerprint},
+        labels={**pods.REDIS_CLIENT, PASSWORD_GENERATION: str(names.passwords[0])},
+        annotations={"session-store/secrets": fingerprint, **scraped},
     )

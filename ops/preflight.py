@@ -36,7 +36,7 @@ def check(cluster: Cluster, settings: Settings, stack: str, now: datetime) -> tu
     found = list(images(settings))
     try:
         found += _server(cluster)
-        for part in (_namespace, _secrets, _deployment, _service, _storage, _running, _external):
+        for part in (_namespace, _secrets, _deployment, _service, _storage, _running, _external, _monitors):
             found += part(cluster, settings)
         found += _certificate(cluster, settings, stack, now)
     except API_ERRORS as error:
@@ -50,6 +50,7 @@ def images(settings: Settings) -> Iterator[str]:
     for key, image in (
         ("redis.image", redis.image),
         ("redis.proxyImage", redis.proxy_image),
+        ("metrics.exporterImage", settings.metrics.exporter),
         ("api.image", api.image),
     ):
         if image and image.endswith("0" * 64):
@@ -194,6 +195,18 @@ def _running(cluster: Cluster, settings: Settings) -> Iterator[str]:
                 f"session-store:redis.replicas cannot change from {found.spec.replicas} to {settings.redis.replicas} "
                 f"on a running StatefulSet {name}, since old and new pods would count majorities differently: {way}"
             )
+
+
+def _monitors(cluster: Cluster, settings: Settings) -> Iterator[str]:
+    if not settings.metrics.pod_monitors:
+        return
+    group, version = "monitoring.coreos.com", "v1"
+    kinds = get(kubernetes.client.CustomObjectsApi(cluster.api).get_api_resources, group, version)
+    if "PodMonitor" not in [kind.kind for kind in (kinds.resources if kinds else [])]:
+        yield (
+            f"session-store:metrics.podMonitors: {cluster.server} does not know PodMonitor ({group}/{version}): "
+            "install the Prometheus Operator, or remove this key (pods carry scrape annotations in any case)"
+        )
 
 
 def _external(_cluster: Cluster, settings: Settings) -> Iterator[str]:

@@ -117,12 +117,18 @@ def with_images(config: Mapping[str, Any], images: Mapping[str, str]) -> dict[st
 
     Args:
         config: `session-store:<key>` to value.
-        images: `redis`, `api` and `haproxy` to a reference by digest.
+        images: `redis`, `api`, `haproxy` and, where metrics are wanted, `redis-exporter` to a reference by digest.
     """
     filled = dict(config)
     if f"{PROJECT}:{KEY}" in filled:
         return filled  # a release pins its own
-    for name, part, key in (("redis", "redis", "image"), ("haproxy", "redis", "proxyImage"), ("api", "api", "image")):
+    external = (filled.get(f"{PROJECT}:redis") or {}).get("mode") == "external"
+    for name, part, key in (
+        ("redis", "redis", "image"),
+        ("haproxy", "redis", "proxyImage"),
+        ("api", "api", "image"),
+        ("redis-exporter", "metrics", "exporterImage"),
+    ):
         value = filled.get(f"{PROJECT}:{part}") or {}
         if name not in images or not isinstance(value, dict) or value.get(key):
             continue
@@ -130,6 +136,7 @@ def with_images(config: Mapping[str, Any], images: Mapping[str, str]) -> dict[st
             value.get("host")
             or value.get("existingDeployment")
             or (name == "haproxy" and value.get("mode") != "sentinel")
+            or (name == "redis-exporter" and external)
         ):
             continue  # nothing of ours runs there
         filled[f"{PROJECT}:{part}"] = {**value, key: images[name]}

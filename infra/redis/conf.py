@@ -17,11 +17,14 @@ DATA_DIR = "/data"
 PORT = 6379
 SENTINEL_PORT = 26379
 PROXY_HEALTH_PORT = 8404
+PROXY_METRICS_PORT = 8405
+EXPORTER_PORT = 9121
 MOST = 7
 """The most Redis pods that sentinel mode may have (`sections.Redis.replicas`)."""
 REDIS_SCRIPTS = ("lib.sh", "redis.sh", "aof.sh", "probe.sh")
 SENTINEL_SCRIPTS = ("sentinel.sh", "handover.sh")
 PROXY_SCRIPTS = ("proxy.sh", "fence.lua")
+EXPORTER_SCRIPTS = ("exporter.sh",)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ def door(settings: Settings) -> str:
 def domain(settings: Settings) -> str:
     """What follows a pod's name in its DNS name."""
     return f"{settings.redis.app}-headless.{settings.namespace}.svc.cluster.local"
+
+
+def server_name(settings: Settings) -> str:
+    """The name that clients verify in the certificate."""
+    return settings.tls.server_name or settings.redis.service
 
 
 def maxmemory(settings: Settings) -> int:
@@ -190,7 +198,7 @@ def haproxy_cfg(settings: Settings) -> str:
     """
     redis, tail, group = settings.redis, domain(settings), settings.redis.app
     majority = redis.replicas // 2 + 1
-    name = settings.tls.server_name or redis.service
+    name = server_name(settings)
     ssl = (
         f" check-ssl verify required verifyhost {name} check-sni {name} ca-file {SECRETS_DIR}/redis-tls/ca.crt"
         if settings.tls.enabled
@@ -245,8 +253,13 @@ backend nobody
 frontend health
     mode http
     bind :{PROXY_HEALTH_PORT}
-    http-request use-service prometheus-exporter if {{ path /metrics }}
     http-request return status 200 if {{ path /healthz }}
+    http-request return status 404
+
+frontend metrics
+    mode http
+    bind :{PROXY_METRICS_PORT}
+    http-request use-service prometheus-exporter if {{ path /metrics }}
     http-request return status 404
 """
     for i, pod in enumerate(pods):

@@ -8,8 +8,8 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from infra import pods
-from infra.credentials import internal_secret
-from infra.redis import conf
+from infra.credentials import internal_keys, internal_secret
+from infra.redis import conf, exporter
 from infra.redis.store import SessionStore, SessionStoreArgs
 
 MODE = "session-store/mode"
@@ -94,6 +94,8 @@ class Members(SessionStore):
         }
         if self._sentinel:
             files |= {"sentinel.conf": conf.sentinel_conf(settings), **conf.scripts(*conf.SENTINEL_SCRIPTS)}
+        if settings.metrics.exporter:
+            files |= exporter.files(settings)
         config = k8s.core.v1.ConfigMap(
             f"{self._set}-config", metadata=self._meta(f"{self._set}-config"), data=files, opts=self._opts()
         )
@@ -192,11 +194,13 @@ class Members(SessionStore):
                     "volume_mounts": [mount for mount in mounts if mount["name"] not in ("data", "backups")],
                 }
             )
+        annotations = {"session-store/config": files_fingerprint}
+        if settings.metrics.exporter:
+            containers.append(exporter.container(settings))
+            volumes += exporter.volumes(settings)
+            annotations |= pods.scraped(conf.EXPORTER_PORT)
         return {
-            "metadata": {
-                "labels": {**self._labels, MODE: settings.redis.mode},
-                "annotations": {"session-store/config": files_fingerprint},
-            },
+            "metadata": {"labels": {**self._labels, MODE: settings.redis.mode}, "annotations": annotations},
             "spec": {
                 "automount_service_account_token": False,
                 "enable_service_links": False,
@@ -217,7 +221,7 @@ class Members(SessionStore):
         """(volumes, mounts) of container `redis`."""
         settings = self._settings
         secrets = {"redis": settings.credentials.password_secret}
-        if self._sentinel:
+        if internal_keys(settings):
             secrets["internal"] = internal_secret(settings)
         if settings.tls_secret:
             secrets["redis-tls"] = settings.tls_secret

@@ -51,6 +51,7 @@ class Sentinel(Members):
             f"{self._proxy}-config", metadata=self._meta(f"{self._proxy}-config"), data=files, opts=self._opts()
         )
         labels = pods.labels(self._proxy, "proxy")
+        scraped = pods.scraped(conf.PROXY_METRICS_PORT) if settings.metrics.enabled else {}
         return k8s.apps.v1.Deployment(
             self._proxy,
             metadata={**self._meta(self._proxy), "labels": labels},
@@ -61,7 +62,7 @@ class Sentinel(Members):
                 "template": {
                     "metadata": {
                         "labels": labels,
-                        "annotations": {"session-store/config": pods.fingerprint(*files.values())},
+                        "annotations": {"session-store/config": pods.fingerprint(*files.values()), **scraped},
                     },
                     "spec": self._proxy_pod(),
                 },
@@ -113,6 +114,7 @@ class Sentinel(Members):
                     "ports": [
                         {"name": "redis", "container_port": conf.PORT},
                         {"name": "health", "container_port": conf.PROXY_HEALTH_PORT},
+                        {"name": "metrics", "container_port": conf.PROXY_METRICS_PORT},
                     ],
                     "resources": pods.resources("50m", "128Mi"),
                     "security_context": pods.container_security(),

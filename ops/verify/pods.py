@@ -65,6 +65,7 @@ def images(live: Live) -> str:
     places = {
         "redis": (live.redis_pods, "redis"),
         "proxy": (live.proxy_pods, "haproxy"),
+        "exporter": (live.redis_pods, "exporter"),
         "api": (live.api_pods, live.settings.api.container),
     }
     for part, image in wanted.items():

@@ -17,6 +17,7 @@ const { AsyncLocalStorage } = require('node:async_hooks')
 const dns = require('node:dns')
 const fs = require('node:fs')
 const net = require('node:net')
+const tls = require('node:tls')
 const { X509Certificate } = require('node:crypto')
 const session = require('express-session')
 const RedisStore = require('connect-redis').default
@@ -35,6 +36,7 @@ const REFUSED_PAUSE_MS = 100 // between tries on a connection that works
 const HELD_MAX = 1000 // requests waiting for Redis at the same time, for each connection: some 20 MB
 const HEARTBEAT_MS = 1000
 const LOG_REPEAT_MS = 30000
+const CERTIFICATE_MS = 3600000 // how often it is looked at which certificate Redis shows by now
 
 // What each failure means to whoever reads the log. The keys, in lower case, are also the only values of the metric label `reason`.
 const MEANING = {
@@ -148,12 +150,12 @@ function readRedisSettings(read) {
   if (/[\r\n]/.test(password)) problem('REDIS_PASSWORD', 'it holds a line break; write the Secret without one (echo -n)')
   if (text('REDIS_USERNAME') && !password) problem('REDIS_PASSWORD', 'missing though REDIS_USERNAME is set; set both or neither')
 
-  const tls = read.flag('REDIS_TLS', false)
+  const encrypted = read.flag('REDIS_TLS', false)
   const caPath = text('REDIS_TLS_CA')
   const servername = text('REDIS_TLS_SERVERNAME')
   if (caPath && !text('REDIS_TLS')) problem('REDIS_TLS', 'unset though REDIS_TLS_CA is set; set REDIS_TLS=true (or false for plaintext)')
   if (servername && net.isIP(servername)) problem('REDIS_TLS_SERVERNAME', `"${servername}" is an address; give a host name or unset it`)
-  if (tls && caPath) {
+  if (encrypted && caPath) {
     try {
       readCa(caPath)
     } catch (err) {
@@ -166,7 +168,7 @@ function readRedisSettings(read) {
     username: text('REDIS_USERNAME'),
     password,
     database: read.integer('REDIS_SESSION_DB', 0, 0, 999999),
-    tls: tls && { caPath, servername: servername || (net.isIP(host) ? undefined : host) },
+    tls: encrypted && { caPath, servername: servername || (net.isIP(host) ? undefined : host) },
     commandTimeoutMs: read.integer('REDIS_COMMAND_TIMEOUT_MS', 1000, 10, 60000),
     connectTimeoutMs: read.integer('REDIS_CONNECT_TIMEOUT_MS', 2000, 10, 60000),
   }
@@ -231,10 +233,17 @@ function rateLimited(print) {
 function storeMetrics(promClient, register) {
   if (!promClient) {
     const none = { inc() {}, set() {}, startTimer: () => () => {} }
-    return { created: none, errors: none, retries: none, unacknowledged: none, latency: none, connected: none }
+    return { created: none, errors: none, retries: none, unacknowledged: none, latency: none, connected: none, certificateExpiry: none }
   }
   const registers = [register || promClient.register]
+  const certificateExpiry = new promClient.Gauge({
+    name: 'session_store_certificate_expiry_timestamp_seconds',
+    help: 'When the certificate ends that Redis shows',
+    registers,
+  })
+  certificateExpiry.remove() // not 1970 where there is none
   return {
+    certificateExpiry,
     created: new promClient.Counter({
       name: 'session_store_sessions_created_total',
       help: 'Sessions written for the first time',
@@ -266,6 +275,36 @@ function storeMetrics(promClient, register) {
     }),
     connected: new promClient.Gauge({ name: 'session_store_connected', help: '1 while the session store can be used', registers }),
   }
+}
+
+/** How a TLS connection to Redis is verified; null without TLS. The CA file is read each time, the end of the certificate goes to metrics. */
+function trustOf(settings, metrics) {
+  if (!settings.tls) return null
+  const { servername, caPath } = settings.tls
+  return {
+    servername,
+    minVersion: 'TLSv1.2',
+    ...(caPath && { ca: readCa(caPath) }),
+    checkServerIdentity(host, certificate) {
+      metrics.certificateExpiry.set(Date.parse(certificate.valid_to) / 1000)
+      return tls.checkServerIdentity(host, certificate)
+    },
+  }
+}
+
+/** Keep the metric true: a connection may be older than the last renewal, and knows only the certificate it was made with. */
+function watchCertificate(settings, metrics) {
+  function look() {
+    try {
+      const { host, port, connectTimeoutMs } = settings
+      const socket = tls.connect({ host, port, ...trustOf(settings, metrics) }, () => socket.destroy())
+      socket.setTimeout(connectTimeoutMs, () => socket.destroy())
+      socket.on('error', () => {}) // the connections that count tell what is wrong
+    } catch {
+      // A CA file that cannot be read: as above.
+    }
+  }
+  return setInterval(look, CERTIFICATE_MS).unref()
 }
 
 /** Call `act` in `ms` unless cancelled. What has arrived but a busy event loop has not read goes first: timers run before input does. */
@@ -352,19 +391,14 @@ function superviseRedis({ redis: settings, prefix, requestBudgetMs }, { purpose,
       return new SessionStoreError(demoted ? 'READONLY' : word in MEANING ? word : 'OTHER', detail)
     }
     // A proxy that has no master closes during the handshake too; that has nothing to do with trust.
-    const tls =
+    const distrust =
       settings.tls && err.code !== 'ECONNRESET' && /TLS|SSL|CERT|SIGNATURE|ISSUER|EPROTO|ENOENT|PEM/.test(`${err.code} ${err.message}`)
-    return new SessionStoreError(tls ? 'TLS' : 'CONNECTION', detail)
+    return new SessionStoreError(distrust ? 'TLS' : 'CONNECTION', detail)
   }
 
   function newClient() {
-    const { host, port, tls, connectTimeoutMs: connectTimeout } = settings
-    const trust = tls && {
-      tls: true,
-      servername: tls.servername,
-      minVersion: 'TLSv1.2',
-      ...(tls.caPath && { ca: readCa(tls.caPath) }),
-    }
+    const { host, port, connectTimeoutMs: connectTimeout } = settings
+    const trust = settings.tls && { tls: true, ...trustOf(settings, metrics) }
     const controller = new AbortController()
     const client = createClient({
       socket: { host, port, connectTimeout, lookup, signal: controller.signal, reconnectStrategy: false, ...trust },
@@ -701,6 +735,7 @@ function createSessionStore({ env = process.env, settings, promClient, register,
     inMemory || !settings.waitReplicas
       ? null
       : supervise({ purpose: 'durable logins', slackMs: settings.waitTimeoutMs, metrics: { ...metrics, connected: { set() {} } } })
+  const watching = inMemory || !settings.redis.tls ? null : watchCertificate(settings.redis, metrics)
   const store = inMemory ? new session.MemoryStore() : redisSessionStore(redis, settings, metrics, say)
   const creation = durable ? redisSessionStore(redis, settings, metrics, say, replicatedSet(durable, settings, metrics)) : store
   if (inMemory) {
@@ -798,7 +833,10 @@ function createSessionStore({ env = process.env, settings, promClient, register,
       return redis?.client || null
     },
     readiness,
-    close: () => Promise.all([redis?.close(), durable?.close()]),
+    close() {
+      clearInterval(watching)
+      return Promise.all([redis?.close(), durable?.close()])
+    },
   }
 }
 

@@ -9,24 +9,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from program import Declared, config, declare
+from program import DIGEST, Declared, config, declare
 
 
 @dataclass(frozen=True)
 class Pod:
-    """An end of a flow; `outside` is no pod of the namespace."""
+    """An end of a flow; `outside` is no pod of the namespace, but perhaps one of the `namespace` of that name."""
 
     labels: dict[str, str] = field(default_factory=dict)
     outside: bool = False
+    namespace: str | None = None
 
 
 def matches(selector: dict[str, Any], pod: Pod) -> bool:
     return not pod.outside and selector.get("matchLabels", {}).items() <= pod.labels.items()
 
 
+def is_peer(peer: dict[str, Any], pod: Pod) -> bool:
+    if "namespaceSelector" not in peer:
+        return matches(peer["podSelector"], pod)
+    assert peer.keys() == {"namespaceSelector"}
+    return bool(peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": pod.namespace})
+
+
 def peers_allow(rule: dict[str, Any], key: str, peer: Pod, port: tuple[str, int]) -> bool:
     peers, ports = rule.get(key), rule.get("ports")
-    return (not peers or any(matches(p["podSelector"], peer) for p in peers)) and (
+    return (not peers or any(is_peer(p, peer) for p in peers)) and (
         not ports or any((p.get("protocol", "TCP"), p["port"]) == port for p in ports)
     )
 
@@ -108,3 +116,50 @@ def test_somebody_elses_api_keeps_its_own_network() -> None:
 
 def test_policies_can_be_switched_off() -> None:
     assert "NetworkPolicy" not in declare(config(network={"policies": False})).kinds()
+
+
+PROMETHEUS, ELSEWHERE = Pod(outside=True, namespace="monitoring"), Pod(outside=True, namespace="web")
+EXPORTER, PROXY = ("TCP", 9121), ("TCP", 8405)
+
+
+def watched(**metrics: Any) -> tuple[Declared, Pod, Pod]:
+    """A declared sentinel stack with the exporter; a pod of Redis and one of the proxy."""
+    found = declare(
+        config(
+            redis={"mode": "sentinel", "proxyImage": DIGEST.format("haproxy")},
+            metrics={"exporterImage": DIGEST.format("exporter"), **metrics},
+        )
+    )
+    redis, proxy = found.pod("StatefulSet", "redis-ha"), found.pod("Deployment", "redis-proxy")
+    return found, Pod(redis["metadata"]["labels"]), Pod(proxy["metadata"]["labels"])
+
+
+def test_prometheus_may_scrape_and_nothing_else() -> None:
+    declared, redis, proxy = watched()
+    api = Pod(declared.pod("Deployment", "api")["metadata"]["labels"])
+    needed = [(PROMETHEUS, redis, EXPORTER), (PROMETHEUS, proxy, PROXY), (PROMETHEUS, api, HTTP)]
+    refused = [
+        *((stranger, redis, EXPORTER) for stranger in (STRANGER, ELSEWHERE, INTERNET, api)),
+        *((stranger, proxy, PROXY) for stranger in (STRANGER, ELSEWHERE, INTERNET, api)),
+        *((PROMETHEUS, pod, port) for pod in (redis, proxy) for port in (REDIS, ("TCP", 26379))),
+    ]
+    assert [flow for flow in needed if not allowed(declared, *flow)] == []
+    assert [flow for flow in refused if allowed(declared, *flow)] == []
+
+
+def test_who_may_scrape_can_be_chosen() -> None:
+    declared, redis, proxy = watched(scrapeNamespace="web")
+    assert allowed(declared, ELSEWHERE, redis, EXPORTER)
+    assert not allowed(declared, PROMETHEUS, proxy, PROXY)
+    declared, redis, proxy = watched(scrapeNamespace=None)
+    assert allowed(declared, INTERNET, redis, EXPORTER)
+    assert allowed(declared, STRANGER, proxy, PROXY)
+    assert not allowed(declared, STRANGER, redis, REDIS)
+
+
+def test_no_metrics_no_open_port(declared: Declared) -> None:
+    redis, _ = ends(declared)
+    assert not allowed(declared, PROMETHEUS, redis, EXPORTER), "no exporter runs there"
+    declared, redis, proxy = watched(enabled=False)
+    assert not allowed(declared, PROMETHEUS, redis, EXPORTER)
+    assert not allowed(declared, PROMETHEUS, proxy, PROXY)

@@ -292,3 +292,12 @@ def test_a_service_that_leads_to_another_redis_is_left_to_adopt(api: Api) -> Non
     ours = {"app.kubernetes.io/part-of": "session-store", "app.kubernetes.io/managed-by": "Helm"}
     service["metadata"]["labels"] = ours
     assert check()[0] == []
+
+
+def test_pod_monitors_need_the_prometheus_operator(api: Api) -> None:
+    (error,) = check(metrics={"podMonitors": True})[0]
+    assert "does not know PodMonitor (monitoring.coreos.com/v1): install the Prometheus Operator" in error
+    kind = {"name": "podmonitors", "singularName": "podmonitor", "namespaced": True, "kind": "PodMonitor", "verbs": []}
+    listed = {"groupVersion": "monitoring.coreos.com/v1", "resources": [kind]}
+    api.objects["/apis/monitoring.coreos.com/v1"] = listed
+    assert check(metrics={"podMonitors": True})[0] == []

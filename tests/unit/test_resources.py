@@ -155,7 +155,10 @@ def test_existing_deployment_gets_the_same_wiring_and_nothing_else(stacks: dict[
     assert container["name"] == "ctmd"
     wired = patched.env("DeploymentPatch", "ctmd-api")
     assert wired == {key: value for key, value in ours.env().items() if key != "SHUTDOWN_DELAY_MS"}
-    assert patch["spec"]["template"]["metadata"]["labels"] == {"session-store/redis-client": "true"}
+    assert patch["spec"]["template"]["metadata"]["labels"] == {
+        "session-store/redis-client": "true",
+        "session-store/password-generation": "1",
+    }
 
 
 def test_a_new_generation_rolls_the_api() -> None:
@@ -222,6 +225,8 @@ def test_outputs_say_where_and_what(stacks: dict[str, Declared]) -> None:
         ({"sessions": {"ttlSeconds": 3600}}, True),
         ({"redis": {"appendonly": False}}, True),
         ({"tls": {"enabled": False}}, True),
+        ({"metrics": {"enabled": False}}, True),
+        ({"metrics": {"podMonitors": True, "scrapeNamespace": "observability"}}, False),
     ],
 )
 def test_release_hash_covers_what_promotion_carries(change: dict[str, Any], carried: bool) -> None:

@@ -228,6 +228,9 @@ level() {
 # render_users: ACL lines; each user is known by every generation of its password that is valid.
 render_users() {
   echo "user default on resetpass $(hashes_of "$SECRETS/redis/password" "$SECRETS/redis/previous") ~* &* +@all"
+  # Nothing that shows a key, a value or a password: no CONFIG GET, no SLOWLOG GET.
+  monitor=$(monitor_hashes)
+  [ -z "$monitor" ] || echo "user monitor on resetpass $monitor resetchannels -@all +ping +role +info +latency|latest +slowlog|len"
   [ -n "$SENTINEL_PORT" ] || return 0
   internal=$(internal_hashes)
   echo "user agent on resetpass $internal ~* &* +@all"
@@ -235,7 +238,6 @@ render_users() {
   # A Sentinel may promote, in a failover that it was elected for. It may not turn anybody into a replica: one that was cut off
   # does that to the new master, in the first moment after the cut, by what it knew before (+convert-to-slave).
   echo "user sentinel on resetpass $internal allchannels -@all +multi +slaveof|no +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname +client|kill +script|kill"
-  echo "user monitor on resetpass $(monitor_hashes) resetchannels -@all +ping +role +info"
 }
 
 # client_key: the password to log in to other pods with: all of them know the previous one while there is one.

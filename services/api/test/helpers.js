@@ -218,10 +218,10 @@ function visitor(headers = {}) {
   return self
 }
 
-/** A CA in `dir`/NAME.crt and, signed by it, NAME-server.crt and .key for `names` (subjectAltName). */
-function makeCa(dir, name, names = 'IP:127.0.0.1') {
+/** A CA in `dir`/NAME.crt and, signed by it, NAME-server.crt and .key for `names` (subjectAltName); both last `days`. */
+function makeCa(dir, name, names = 'IP:127.0.0.1', days = '2') {
   const openssl = (...args) => execFileSync('openssl', args, { cwd: dir, stdio: 'pipe' })
-  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-x509', '-days', '2']
+  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-x509', '-days', days]
   openssl('req', ...key, '-keyout', `${name}.key`, '-out', `${name}.crt`, '-subj', `/CN=${name}`)
   openssl(
     'req',

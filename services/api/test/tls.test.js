@@ -2,8 +2,11 @@
 
 const { test } = require('node:test')
 const assert = require('node:assert/strict')
+const crypto = require('node:crypto')
 const fs = require('node:fs')
 const path = require('node:path')
+const promClient = require('prom-client')
+const { createSessionStore } = require('../session-store')
 const { apiEnv, makeCa, metric, startApi, startProxy, startRedis, tempDir, until, visitor } = require('./helpers')
 
 const trusting = (ca) => ({ admin: { socket: { tls: true, ca: fs.readFileSync(ca), checkServerIdentity: () => undefined } } })
@@ -98,4 +101,34 @@ test('TLS through a proxy that dies in silence, then has no master for a while: 
   proxy.route = () => redis.port
   assert.equal((await status).body.user.username, 'ada')
   assert.doesNotMatch(api.log, /TLS:/)
+})
+
+test('the end of the certificate that Redis shows is a metric; after a renewal the new one, though the connection stays', async (t) => {
+  const dir = tempDir(t)
+  const [old, renewed] = [makeCa(dir, 'old'), makeCa(dir, 'renewed', 'IP:127.0.0.1', '30')]
+  const bundle = path.join(dir, 'bundle.pem')
+  fs.writeFileSync(bundle, fs.readFileSync(old.ca, 'utf8') + fs.readFileSync(renewed.ca, 'utf8'))
+  const redis = await startRedis(t, old.conf, trusting(bundle))
+  const env = apiEnv(redis, { REDIS_TLS: 'true', REDIS_TLS_CA: bundle })
+
+  const register = new promClient.Registry()
+  t.mock.timers.enable({ apis: ['setInterval'] })
+  const sessions = createSessionStore({ env, promClient, register, log: { info() {}, error() {} } })
+  t.after(() => sessions.close())
+  const expiry = async () =>
+    Number(/^session_store_certificate_expiry_timestamp_seconds (\d+)/m.exec(await register.metrics())?.[1] ?? 0)
+  const endOf = (name) => Date.parse(new crypto.X509Certificate(fs.readFileSync(path.join(dir, `${name}-server.crt`))).validTo) / 1000
+  await until('connected', () => sessions.client)
+  const { client } = sessions
+  assert.equal(await expiry(), endOf('old'))
+
+  await redis.admin.configSet({ 'tls-cert-file': `${dir}/renewed-server.crt`, 'tls-key-file': `${dir}/renewed-server.key` })
+  t.mock.timers.tick(3600000)
+  await until('the new one is seen', async () => (await expiry()) === endOf('renewed'))
+  assert.equal(sessions.client, client)
+})
+
+test('without TLS there is no end of a certificate', async (t) => {
+  const api = await startApi(t, apiEnv(await startRedis(t)))
+  assert.doesNotMatch(await (await api.request('/metrics')).text(), /^session_store_certificate_expiry/m)
 })
