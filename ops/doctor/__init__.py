@@ -17,6 +17,7 @@ CHECKS: tuple[Callable[[Look], Iterator[Finding]], ...] = (
     store.claims,
     pods.room,
     pods.memory,
+    pods.ending,
     store.disk,
     store.damaged,
     network.wiring,

@@ -11,6 +11,7 @@ from typing import Any
 from infra.redis.conf import PROXY_METRICS_PORT
 from ops import pod_exec, tunnel
 from ops.doctor.look import Redis
+from ops.errors import OpsError
 from ops.kube import Cluster
 
 HASH = re.compile(r"\b[0-9a-f]{64}\b")
@@ -23,9 +24,9 @@ def _run(cluster: Cluster, namespace: str, pod: str, container: str, *command: s
     try:
         done = pod_exec.run(cluster, namespace, pod, container, list(command))
     except ValueError as error:  # the client takes the node's complaint for an exit code
-        raise OSError(f"the node runs no command in it: {str(error).partition(': ')[2][:200]}") from None
+        raise OpsError(f"its node runs no command in it: {str(error).partition(': ')[2][:200]}") from None
     if done.code:
-        raise OSError(f"{command[0]} in it ended with code {done.code}: {done.err.strip()[:200] or done.out[:200]}")
+        raise OpsError(f"{command[0]} in it ended with code {done.code}: {done.err.strip()[:200] or done.out[:200]}")
     return done.out, before, time.time()
 
 

@@ -169,11 +169,16 @@ class Look:
         """The proxies."""
         return self.pods({"app": proxy_name(self.settings.redis.app)}) if self.sentinel else []
 
+    @property
+    def server(self) -> str:
+        """Label `app` of what the Service leads to."""
+        if self.settings.redis.adoption == "door":
+            return conf.door(self.settings)
+        return proxy_name(self.settings.redis.app) if self.sentinel else self.settings.redis.app
+
     def server_pods(self) -> list[Object]:
         """What the Service leads to."""
-        if self.settings.redis.adoption == "door":
-            return self.pods({"app": conf.door(self.settings)})
-        return self.proxy_pods() if self.sentinel else self.redis_pods()
+        return [] if self.external else self.pods({"app": self.server})
 
     def all_pods(self) -> Iterator[tuple[str, Object]]:
         """(part of the stack, pod) of each pod of ours."""

@@ -77,7 +77,10 @@ def _selection(look: Look, found: Object, about: tuple[str, ...]) -> Iterator[Fi
     called, selector = name(found), found["spec"].get("selector") or {}
     servers, endpoints = look.server_pods(), look.endpoints(called)
     led_to = {(e.get("targetRef") or {}).get("name") for e in endpoints}
-    strangers = sorted(filter(None, led_to - {name(pod) for pod in servers}))
+    # One that is ending is still one of them.
+    strangers = sorted(
+        name(pod) for pod in look.of("pods") if name(pod) in led_to and labels(pod).get("app") != look.server
+    )
     shown = f"Service {called}: spec.selector {pairs(selector) or 'none'}"
     if strangers:
         what = f"Service {called} leads to pods that are not {'the proxies' if look.sentinel else 'Redis'}: "

@@ -7,12 +7,14 @@ from datetime import timedelta
 
 from infra.redis import conf
 from infra.redis.sentinel import proxy_name
-from ops.doctor.look import Look, Object, is_ready, moment, name, names, pairs, statuses
+from ops.doctor.look import Look, Object, is_ready, labels, moment, name, names, pairs, statuses
 from ops.doctor.model import API, BROKEN, CLUSTER, PATH, REDIS, RISK, Finding
 
 PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 RECENT = timedelta(hours=24)
 """A container that was killed longer ago and runs since is history."""
+LATE = timedelta(minutes=2)
+"""So long after its time a deleted pod is stuck."""
 KILLED = "redis-server ended with code 137"
 
 
@@ -212,6 +214,22 @@ def memory(look: Look) -> Iterator[Finding]:
             what = f"Container {status['name']} of {name(pod)} was killed for its memory (OOMKilled), limit {limit}"
             severity = RISK if status.get("ready") else BROKEN
             yield Finding("oom-killed", part, what, (seen,), fix, severity, _owner(look, pod))
+
+
+def ending(look: Look) -> Iterator[Finding]:
+    """A pod that is deleted goes."""
+    ours = {look.settings.redis.app: REDIS, proxy_name(look.settings.redis.app): PATH, look.deployment: API}
+    for pod in look.of("pods"):
+        part, due = ours.get(labels(pod).get("app", "")), moment(pod["metadata"].get("deletionTimestamp"))
+        if part is None or due is None or look.now - due < LATE:
+            continue
+        node = pod["spec"].get("nodeName")
+        what = f"Pod {name(pod)} was deleted and does not end: its node {node} does not stop it"
+        seen = f"pod {name(pod)}: metadata.deletionTimestamp {pod['metadata']['deletionTimestamp']}"
+        force = f"`{look.kubectl} delete pod {name(pod)} --force --grace-period=0`"
+        fix = f"look at the node's container runtime; when the pod is sure to be dead: {force}"
+        severity = RISK if part == API else BROKEN
+        yield Finding("pod-stuck", part, what, (seen,), fix, severity, because=("node-down",))
 
 
 def crashes(look: Look) -> Iterator[Finding]:

@@ -525,6 +525,15 @@ def test_a_change_by_hand_explains_what_it_broke() -> None:
     assert found.evidence == ("spec.template.spec.containers.0.env.9: A=b (set by kubectl-edit)",)
 
 
+def test_a_pod_that_does_not_end_and_the_stack_without_it() -> None:
+    look = healthy()
+    item(look, "pods", "redis-0")["metadata"]["deletionTimestamp"] = "2026-11-25T07:50:00Z"
+    look.redis.clear()
+    (found,) = doctor.examine(look)
+    assert found.id == "pod-stuck"
+    assert "Redis has no pod" in [one.what for one in found.follows]
+
+
 def test_locks_and_overrides_are_told(tmp_path: Path) -> None:
     look = healthy()
     ended = subprocess.Popen(["true"])
