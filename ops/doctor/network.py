@@ -88,7 +88,7 @@ def _selection(look: Look, found: Object, about: tuple[str, ...]) -> Iterator[Fi
         yield Finding("service-wrong-pods", PATH, what + ", ".join(strangers), (shown, seen), look.mend, about=about)
     elif servers and not any(selector.items() <= labels(pod).items() for pod in servers):
         what = f"Service {called} has no endpoints: its selector matches no pod of Redis"
-        seen = f"labels of {name(servers[0])}: {pairs(policy._telling(labels(servers[0])))}"
+        seen = f"labels of {name(servers[0])}: {pairs(policy.telling(labels(servers[0])))}"
         yield Finding("service-selector", PATH, what, (shown, seen), look.mend, about=about)
 
 

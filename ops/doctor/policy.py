@@ -41,12 +41,12 @@ def refusals(policies: Iterable[Object], flow: Flow) -> list[tuple[str, str]]:
         if selecting and not any(_admits(one, direction, other, flow) for one in selecting):
             word = "to" if direction == EGRESS else "from"
             seen = f"NetworkPolicy {names(selecting)} ({direction}) selects {name(own.pod)} and has no rule {word} "
-            seen += f"{name(other.pod)} ({pairs(_telling(labels(other.pod)))}) on {flow.protocol} {flow.port}: "
+            seen += f"{name(other.pod)} ({pairs(telling(labels(other.pod)))}) on {flow.protocol} {flow.port}: "
             found.append((direction, seen + "; ".join(_rules(one, direction) for one in selecting)))
     return found
 
 
-def _telling(found: Mapping[str, str]) -> dict[str, str]:
+def telling(found: Mapping[str, str]) -> dict[str, str]:
     """The labels that a policy of ours may ask for, if there are any, else all."""
     ours = {key: value for key, value in found.items() if key in ("app", "k8s-app") or key.startswith("session-store/")}
     return ours or dict(found)

@@ -12,9 +12,9 @@ from ops.doctor.model import API, BROKEN, CHANGED, CLUSTER, PATH, REDIS, RISK, S
 def redis_silent(look: Look) -> Iterator[Finding]:
     """Every Redis answers and is ready."""
     if look.saw("pods") and not look.redis_pods() and not look.external:
-        what, seen = "Redis has no pod", f"pods in namespace {look.settings.namespace}: none of Redis"
+        none = f"pods in namespace {look.settings.namespace}: none of Redis"
         fix = f"`{look.kubectl} describe statefulset` tells why"
-        yield Finding("pod-not-ready", REDIS, what, (seen,), fix, because=(CLUSTER, REDIS, CHANGED))
+        yield Finding("pod-not-ready", REDIS, "Redis has no pod", (none,), fix, because=(CLUSTER, REDIS, CHANGED))
     for pod in look.redis_pods():
         if is_ready(pod):
             continue
