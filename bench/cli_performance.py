@@ -136,7 +136,7 @@ def memory(
     results.show(console, f"{sessions} sessions", rows, {"resident_mb": "RSS", "live_heap_mb": "live heap"})
     console.print(
         f"In Redis the API's live heap is {saved['live_heap_mb']:.0f} % smaller, its RSS {saved['resident_mb']:.0f} %. "
-        f"A session takes {each['bytes_per_session']:.0f} bytes in Redis: {each['sessions_per_100_mb']:.0f} in 100 MB.\n"
+        f"A session takes {each['bytes_per_session']:.0f} bytes there: {each['sessions_per_100_mb']:.0f} in 100 MB.\n"
         f"{path}",
         highlight=False,
         soft_wrap=True,
