@@ -63,6 +63,12 @@ def apply(cluster: Cluster, kubectl: Path, images: dict[str, Image]) -> bool:
     stamp = api.request(cluster, _STAMP)
     if stamp and stamp["data"] == objects[-1]["data"]:
         return False
+    send(cluster, kubectl, objects)
+    return True
+
+
+def send(cluster: Cluster, kubectl: Path, objects: list[dict[str, Any]]) -> None:
+    """Have the API server hold these objects."""
     host.run(
         kubectl.resolve(),
         f"--kubeconfig={cluster.kubeconfig}",
@@ -74,7 +80,6 @@ def apply(cluster: Cluster, kubectl: Path, images: dict[str, Image]) -> bool:
         "-",
         stdin=yaml.safe_dump_all(objects),
     )
-    return True
 
 
 def problems(cluster: Cluster) -> dict[str, str | None]:

@@ -151,7 +151,8 @@ def pod_trouble(cluster: Cluster, namespace: str) -> str:
         for status in pod["status"].get("containerStatuses", []):
             state = status["state"].get("waiting") or status["state"].get("terminated")
             if status.get("restartCount") and not status["ready"]:
-                log = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}/log?previous=true&tailLines=3"
+                log = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}/log"
+                log += f"?previous=true&tailLines=3&container={status['name']}"
                 lines.append(_open(cluster.server + log, _admin(cluster))[1].strip())
             if state:
                 lines.append(f"{pod['metadata']['name']}: {state.get('reason', '')} {state.get('message', '')}".strip())

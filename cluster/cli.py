@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cluster import cleanup, faults, host, lifecycle, processes, registry, spec, tools
+from cluster import cleanup, faults, host, lifecycle, monitoring, processes, registry, spec, tools
 from cluster import status as state
 from cluster.spec import Cluster, ClusterError
 
@@ -139,6 +139,16 @@ def load_image(archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE..
     for image in images:
         count = sum(line.endswith(image.ref) for line in done)
         print(f"{image.ref}\t{f'loaded into {count} nodes' if count else 'already there'}")
+
+
+@app.command()
+def observe(name: Name = "dev") -> None:
+    """Start a Prometheus inside the cluster, which scrapes every annotated pod; print its URL."""
+    host.require_root()
+    cluster = _started(name)
+    with err.status("starting") as spinner:
+        url = monitoring.start(cluster, lambda text: spinner.update(escape(text)))
+    print(f"Prometheus: {url}")
 
 
 @app.command()

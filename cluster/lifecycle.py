@@ -72,7 +72,7 @@ class Starter:
                 time.sleep(0.1)
 
 
-def _wait(progress: Progress, what: str, problem: Callable[[], str | None], limit: float = _PATIENCE) -> None:
+def wait(progress: Progress, what: str, problem: Callable[[], str | None], limit: float = _PATIENCE) -> None:
     """Poll `problem` until it returns None; ClusterError with its last answer after `limit` seconds."""
     deadline = time.monotonic() + limit
     while why := problem():
@@ -124,7 +124,7 @@ def up(
     starter.begin(rest)
     starter.wait(rest)
     done("controllers and kubelets")
-    _wait(progress, "nodes", lambda: _nodes_problem(cluster, starter, since))
+    wait(progress, "nodes", lambda: _nodes_problem(cluster, starter, since))
     done("nodes ready")
     if addons.apply(cluster, binaries / "kubectl", images):
         starter.started.append("addons")
@@ -132,8 +132,8 @@ def up(
     if cold:
         # Their last report still says they run: whoever asks next would take it for the truth.
         with contextlib.suppress(ClusterError):
-            _wait(progress, "pods of before the restart", lambda: api.stale_pods(cluster, cold, since), limit=30)
-    _wait(progress, "addons", lambda: addons.problem(cluster), limit=180)
+            wait(progress, "pods of before the restart", lambda: api.stale_pods(cluster, cold, since), limit=30)
+    wait(progress, "addons", lambda: addons.problem(cluster), limit=180)
     done("DNS and volumes")
     return starter.started
 

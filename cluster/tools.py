@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +74,18 @@ def images(cluster: Cluster) -> dict[str, Image]:
         if stored["key"] == key and all(Path(i["archive"]).exists() for i in stored["images"].values()):
             found = stored["images"]
     if not found:
-        with host.temporary_file(".json") as file:
-            _module("images", "build", *IMAGES, "--json", str(file))
-            found = json.loads(file.read_text())
+        built = build(IMAGES)
+        found = {name: {"ref": image.ref, "archive": str(image.archive)} for name, image in built.items()}
         host.write(memory, json.dumps({"key": key, "images": found}))
     return {name: Image(found[name]["ref"], Path(found[name]["archive"])) for name in IMAGES}
+
+
+def build(names: Sequence[str]) -> dict[str, Image]:
+    """Images by name, built if need be."""
+    with host.temporary_file(".json") as file:
+        _module("images", "build", *names, "--json", str(file))
+        found = json.loads(file.read_text())
+    return {name: Image(found[name]["ref"], Path(found[name]["archive"])) for name in names}
 
 
 def read_archive(path: Path) -> Image:
