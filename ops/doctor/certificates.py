@@ -61,8 +61,7 @@ def certificate(look: Look) -> Iterator[Finding]:
         if pods_kind := CODES.get(shown.get("code", "")):
             told = f"asked for {shown.get('servername')}, it is {shown.get('names')}, until {shown.get('until')}"
             seen.setdefault(pods_kind, []).append(f"pod {pod}: {shown['code']} ({told})")
-    wrote = content.managers.get("tls.crt") if content else None
-    last = (f"Secret {secret}: tls.crt was last written by {wrote}",) if wrote else ()
+    last = (f"Secret {secret} was last written by {content.last}",) if content and content.last else ()
     for kind, lines in seen.items():
         yield Finding(kind, PATH, TITLES[kind], (*lines, *last), _renewal(look), about=about)
     for text in soon if EXPIRED not in seen else ():
@@ -89,7 +88,7 @@ def reloaded(look: Look) -> Iterator[Finding]:
     if lines:
         what = f"Not every pod has the certificate that Secret {secret} holds now"
         fix = f"`python -m ops rotate certificates --stack {look.stack}` brings it to all of them"
-        because = (EXPIRED, NAME, CA, KEY, INVALID)
+        because = (EXPIRED, NAME, CA, KEY, INVALID, "tls-expiring")
         about = (f"Secret {secret}",)
         yield Finding("tls-not-reloaded", PATH, what, tuple(lines), fix, RISK if works else BROKEN, about, because)
 

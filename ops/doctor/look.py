@@ -59,6 +59,11 @@ class Secret:
     managers: dict[str, str] = field(default_factory=dict)
     """Key to the manager that wrote it last, and when."""
 
+    @property
+    def last(self) -> str | None:
+        """The last of those."""
+        return max(self.managers.values(), key=lambda text: text.partition(", ")[2], default=None)
+
 
 @dataclass
 class Books:
