@@ -24,7 +24,7 @@ $(STAMP):
 setup: $(STAMP) ## The Python environment
 	@:
 
-up: $(STAMP) ## Cluster, images and stack dev; ends with a URL and the commands to log in
+up: $(STAMP) ## Cluster, images and stack dev; ends with a URL and the commands to log in (OBSERVE=1: and a Prometheus)
 	@PY=$(PY) scripts/up
 
 down: $(STAMP) ## Stop the embedded cluster; its data stays (cluster down --purge deletes it)

@@ -36,7 +36,7 @@ while :; do
     pause 5 # Redis knows the new one by then, and still the one before
     seen=$now
     kill -TERM "$exporter" 2>/dev/null
-    wait "$exporter"
+    wait "$exporter" 2>/dev/null
     start
     echo 'session-store: a changed Secret was taken over, without a restart' >&2
   elif ! kill -0 "$exporter" 2>/dev/null; then
