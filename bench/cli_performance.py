@@ -195,11 +195,11 @@ def soak(
     title = f"{people} sessions, {rate:.0f} requests/s, one in ten a logout and a new login"
     plot.curves(path.with_suffix(".png"), title, {"": lines}, "minutes", "MB")
     grew = found["api_resident_growth_percent"]
-    each = found["redis_per_session_growth_percent"]
     console.print(
-        f"{found['requests']} requests in {minutes:.0f} minutes. Over the last {found['steady_minutes']:.0f}: the "
-        f"API's memory {grew:+.2f} % of {found['api_resident_mb']:.0f} MB, Redis's for each session {each:+.2f} %.\n"
-        f"{path}",
+        f"{found['requests']} requests in {minutes:.0f} minutes, {found['failed']} failed. "
+        f"Over the last {found['steady_minutes']:.0f}: the API's memory {grew:+.2f} % of "
+        f"{found['api_resident_mb']:.0f} MB, "
+        f"Redis's for each session {found['redis_per_session_growth_percent']:+.2f} %.\n{path}",
         highlight=False,
         soft_wrap=True,
     )

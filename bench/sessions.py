@@ -86,22 +86,36 @@ class Population:
     sessions: list[str]
     leaves: int = 10
     requests: int = 0
+    failed: int = 0
 
     def __post_init__(self) -> None:
         self._random = random.Random(1)  # noqa: S311 - who does something next
+        self._out: list[int] = []
 
     def act(self) -> None:
-        """One of them uses the API, or leaves and comes back."""
-        who = self._random.randrange(len(self.sessions))
-        if self._random.randrange(self.leaves):
-            self._ask(wire.read(self.sessions[who]))
-        else:
-            self._ask(wire.logout(self.sessions[who]))
-            self.sessions[who] = self._ask(wire.login(f"user{who:06d}")).session
+        """One of them uses the API, or leaves and comes back; whoever got no answer comes back next."""
+        who = self._out.pop() if self._out else self._random.randrange(len(self.sessions))
+        session = self.sessions[who]
+        try:
+            if session and self._random.randrange(self.leaves):
+                self._ask(wire.read(session))
+            else:
+                if session:
+                    self._ask(wire.logout(session))
+                self.sessions[who] = self._ask(wire.login(f"user{who:06d}")).session
+        except (BenchError, OSError):
+            self.failed += 1
+            self.sessions[who] = ""
+            self._out.append(who)
 
     def _ask(self, request: bytes) -> wire.Reply:
-        reply = self.connections[self.requests % len(self.connections)].ask(request)
+        connection = self.connections[self.requests % len(self.connections)]
         self.requests += 1
+        try:
+            reply = connection.ask(request)
+        except OSError:
+            connection.close()
+            raise
         if reply.status != 200:
             raise BenchError(f"a request failed: {reply.head[:60]!r} {reply.body[:200]!r}")
         return reply

@@ -21,6 +21,7 @@ class Look:
 
     minute: float
     requests: int
+    failed: int
     resident: float
     heap: float
     redis: float
@@ -43,6 +44,7 @@ def soak(stack: Stack, minutes: float, rate: float, people: int) -> list[Look]:
                     Look(
                         minute=(now - begin) / 60,
                         requests=population.requests,
+                        failed=population.failed,
                         resident=sum(one.resident for one in seen),
                         heap=sum(one.heap for one in seen),
                         # Sessions and their keys; the replication backlog fills up once and stays.
@@ -64,6 +66,7 @@ def summary(looks: list[Look], warm_up: float) -> dict[str, Any]:
     return {
         "steady_minutes": minutes,
         "requests": looks[-1].requests,
+        "failed": looks[-1].failed,
         "sessions": [min(look.sessions for look in steady), max(look.sessions for look in steady)],
         "api_resident_mb": percentile(sorted(look.resident for look in steady), 50),
         "api_resident_growth_percent": 100 * growth([(look.minute, look.resident) for look in steady]),

@@ -129,17 +129,22 @@ def rounds(stack: Stack, count: int) -> list[dict[str, Any]]:
             turns = list(ways)
             order.shuffle(turns)
             for way in turns:
-                asked = command(point, *ways[way], stack.tls)
-                before = cpu_seconds()
-                done = pod_exec.run(stack.api, stack.namespace, POD, "redis", asked)
-                after = cpu_seconds()
-                if done.code:
-                    raise BenchError(f"redis-benchmark, {way}: exit {done.code}: {(done.out + done.err)[-500:]}")
-                seconds = after["seconds"] - before["seconds"]
-                cores = {name: (after[name] - before[name]) / seconds for name in after if name != "seconds"}
-                rows.append({"round": number, "point": point.label, "way": way, **parse(done.out), "cores": cores})
+                seen = _once(stack, command(point, *ways[way], stack.tls))
+                rows.append({"round": number, "point": point.label, "way": way, **seen})
             stack.say(f"round {number}, {point.label}: {_line(rows[-len(ways) :])}")
     return rows
+
+
+def _once(stack: Stack, asked: list[str]) -> dict[str, Any]:
+    """What redis-benchmark found, and the cores that were busy meanwhile."""
+    before = cpu_seconds()
+    done = pod_exec.run(stack.api, stack.namespace, POD, "redis", asked)
+    after = cpu_seconds()
+    if done.code:
+        raise BenchError(f"redis-benchmark: exit {done.code}: {(done.out + done.err)[-500:]}")
+    seconds = after["seconds"] - before["seconds"]
+    cores = {name: (after[name] - before[name]) / seconds for name in after if name != "seconds"}
+    return {**parse(done.out), "cores": cores}
 
 
 def _line(rows: list[dict[str, Any]]) -> str:

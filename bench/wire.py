@@ -15,6 +15,7 @@ PATIENCE = 10.0
 IDLE = 3.0
 """Seconds after which a connection is made anew: Node closes one after five."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_LAST_CHUNK = b"0\r\n\r\n"
 _SESSION = re.compile(rb"\r\nset-cookie: *" + COOKIE.encode() + rb"=([^;\r]+)", re.IGNORECASE)
 
 
@@ -83,8 +84,8 @@ class Connection:
             got += self._more()
         head = bytes(got[:end])
         length = _LENGTH.search(head)
-        size = end + 4 + (int(length.group(1)) if length else 0)
-        while len(got) < size:
+        # Without a length it comes in chunks, of which the last is empty.
+        while len(got) < end + 4 + int(length[1]) if length else not got.endswith(_LAST_CHUNK):
             got += self._more()
         self._used = time.monotonic()
         return Reply(int(head[9:12]), head, bytes(got[end + 4 :]))

@@ -52,7 +52,7 @@ def test_growth_is_along_the_line_of_least_squares() -> None:
 
 
 def test_a_soak_is_judged_by_what_comes_after_its_warm_up() -> None:
-    looks = [soak.Look(minute, 100, 50.0 + min(minute, 10) * 5, 20, 4, 2000) for minute in range(31)]
+    looks = [soak.Look(minute, 100, 0, 50.0 + min(minute, 10) * 5, 20, 4, 2000) for minute in range(31)]
     found = soak.summary(looks, warm_up=10)
     assert found["steady_minutes"] == 20
     assert found["api_resident_growth_percent"] == pytest.approx(0)
@@ -166,6 +166,18 @@ def test_people_of_a_fixed_number_keep_their_number() -> None:
         connection.close()
     assert len(people.sessions) == 20
     assert people.requests > 200, "a logout is followed by a login"
+
+
+def test_who_gets_no_answer_comes_back() -> None:
+    chunks = b"HTTP/1.1 503 Service Unavailable\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfull\r\n"
+    with server(chunks, b"0\r\n\r\n") as port:
+        connection = wire.Connection("127.0.0.1", port)
+        people = sessions.Population([connection], ["one", "two"])
+        for _ in range(5):
+            people.act()
+        connection.close()
+    assert people.failed == 5
+    assert sorted(people.sessions) in (["", "one"], ["", "two"]), "the same one tries again"
 
 
 def test_a_login_without_a_session_is_told() -> None:
