@@ -27,15 +27,15 @@ RULES='.items[] | .metadata as $m | .data // {} | to_entries[] | select(.key | e
   | "\($m.namespace).\($m.name).\(.key) \(.value | @base64)"'
 
 targets() {
-  pods=$(get pods) && echo "$pods" | jq "$TARGETS" >targets.new && mv targets.new targets.json
+  get pods >pods.new && jq "$TARGETS" <pods.new >targets.new && mv targets.new targets.json
 }
 
 rules() {
-  found=$(get 'configmaps?labelSelector=session-store/alerts%3Dtrue') && found=$(echo "$found" | jq --raw-output "$RULES") || return
+  get 'configmaps?labelSelector=session-store/alerts%3Dtrue' >maps.new && jq --raw-output "$RULES" <maps.new >files.new || return
   rm -rf next && mkdir next
-  echo "$found" | while read -r name text; do
-    [ -z "$name" ] || echo "$text" | base64 -d >"next/$name"
-  done
+  while read -r name text; do
+    echo "$text" | base64 -d >"next/$name"
+  done <files.new
   refused=
   for file in next/*; do
     [ -e "$file" ] || continue
