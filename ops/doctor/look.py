@@ -135,6 +135,10 @@ class Look:
         """The command that takes back what was changed by hand."""
         return f"`python -m ops drift {self.stack} --fix`"
 
+    def by_hand(self, about: tuple[str, ...]) -> bool:
+        """Whether somebody changed one of these objects, each `Kind name`."""
+        return any(f"{one.kind} {one.name}" in about for one in self.books.touched)
+
     # -- pods
 
     @property

@@ -187,10 +187,12 @@ def lookups(look: Look) -> Iterator[Finding]:
         what = f"The API's pod cannot resolve {host}: " + (
             "its name server does not answer" if silent else "no such name"
         )
-        fix = f"if it was changed by hand {look.mend}; else mend the cluster's DNS (`kubectl -n kube-system get pods`)"
-        because = ("dns-down", "service-missing", "api-wiring", "network-policy", "node-down")
         about = (f"Deployment {look.deployment}",)
-        yield Finding("dns-lookup", PATH, what, (said, f"{options}; {servers}"), fix, about=about, because=because)
+        fix = look.mend if look.by_hand(about) else "mend the cluster's DNS: `kubectl -n kube-system get pods`"
+        because = ("dns-down", "service-missing", "api-wiring", "network-policy", "node-down")
+        # One that is connected goes on with the address that it knows.
+        severity = RISK if (answer.get("readyz") or {}).get("status") == 200 else BROKEN
+        yield Finding("dns-lookup", PATH, what, (said, f"{options}; {servers}"), fix, severity, about, because)
 
 
 def _lookups(look: Look) -> Iterator[str]:

@@ -119,12 +119,11 @@ def images(look: Look) -> Iterator[Finding]:
                 None,
             )
             seen = f"pod {name(pod)}, container {status['name']}: {waiting['reason']}: {waiting.get('message', '')}"
-            fix = (
-                f"if it was changed by hand {look.mend}; else correct the image's name and digest or the registry's "
-                f"credentials, then `python -m ops up --stack {look.stack}`"
-            )
+            about = _owner(look, pod)
+            fix = f"correct the image or the registry's credentials, then `python -m ops up --stack {look.stack}`"
+            fix = look.mend if look.by_hand(about) else fix
             what = f"The image of {status['name']} cannot be pulled: {image}"
-            yield Finding("image-pull", part, what, tuple(filter(None, (seen, event))), fix, about=_owner(look, pod))
+            yield Finding("image-pull", part, what, tuple(filter(None, (seen, event))), fix, about=about)
             break
 
 
@@ -207,13 +206,12 @@ def memory(look: Look) -> Iterator[Finding]:
                 else f"log of {name(pod)}: {KILLED}: the kernel killed it, limit {limit}"
             )
             key = "redis.memory" if part == REDIS else "api.memory"
-            fix = (
-                f"if the limit was changed by hand {look.mend}; else raise session-store:{key} in "
-                f"Pulumi.{look.stack}.yaml and `python -m ops up --stack {look.stack}`"
-            )
+            about = _owner(look, pod)
+            fix = f"raise session-store:{key} in Pulumi.{look.stack}.yaml, then `python -m ops up --stack {look.stack}`"
+            fix = look.mend if look.by_hand(about) else fix
             what = f"Container {status['name']} of {name(pod)} was killed for its memory (OOMKilled), limit {limit}"
             severity = RISK if status.get("ready") else BROKEN
-            yield Finding("oom-killed", part, what, (seen,), fix, severity, _owner(look, pod))
+            yield Finding("oom-killed", part, what, (seen,), fix, severity, about)
 
 
 def ending(look: Look) -> Iterator[Finding]:
@@ -249,9 +247,10 @@ def crashes(look: Look) -> Iterator[Finding]:
             )
             seen += f"restartCount {status.get('restartCount')} {waiting.get('message', '')}".rstrip()
             what = f"Container {status['name']} of {name(pod)} ends right after its start"
-            more = f"`{look.kubectl} logs {name(pod)} -c {status['name']} --previous` tells why; {look.mend} if by hand"
-            explained = ("oom-killed", "secret-missing", "pvc-full", CLUSTER)
             about = _owner(look, pod)
+            more = f"`{look.kubectl} logs {name(pod)} -c {status['name']} --previous` tells why"
+            more = look.mend if look.by_hand(about) else more
+            explained = ("oom-killed", "secret-missing", "pvc-full", CLUSTER)
             lines = tuple(f"log: {line}" for line in log)
             yield Finding("crash-loop", part, what, (seen, *lines), more, about=about, because=explained)
             break

@@ -126,6 +126,10 @@ def clocks(look: Look) -> Iterator[Finding]:
     seen = [f"{who}: {apart - middle:+.0f} s" for who, apart in sorted(look.clocks.items())]
     worst = max(off.values(), key=abs)
     what = f"Clocks differ: {', '.join(f'{who} by {apart:+.0f} s' for who, apart in off.items())}"
-    fix = "have the node keep time (`timedatectl set-ntp true`, chrony); a pod's own clock: look at its env and image"
+    pods = {f"pod {pod}" for pod in look.api}
+    about = (f"Deployment {look.deployment}",) if off.keys() <= pods else ()
+    fix = "have the node keep time: `timedatectl set-ntp true`, chrony"
+    if about:  # the nodes are right
+        fix = look.mend if look.by_hand(about) else f"look at what sets a clock in `{look.kubectl} get pods -o yaml`"
     severity = BROKEN if abs(worst) > MUCH else RISK
-    yield Finding("clock-skew", SESSIONS, what, tuple(seen), fix, severity)
+    yield Finding("clock-skew", SESSIONS, what, tuple(seen), fix, severity, about)

@@ -131,7 +131,6 @@ def memory(look: Look) -> Iterator[Finding]:
         limit = int(redis.config.get("maxmemory", "0") or 0)
         used, policy = redis.number("used_memory"), redis.config.get("maxmemory-policy", "")
         evicted = redis.number("evicted_keys")
-        refused = redis.info.get("errorstat_OOM", "").removeprefix("count=")
         seen = (
             f"pod {pod}: INFO used_memory:{used} ({used // MIB} MiB), maxmemory {limit} ({limit // MIB} MiB), {policy}"
         )
@@ -144,8 +143,7 @@ def memory(look: Look) -> Iterator[Finding]:
             full = used >= limit
             what = f"Redis in {pod} {'has reached' if full else 'is near'} its maxmemory"
             what += ": it refuses new logins (OOM)" if full and policy == "noeviction" else ""
-            lines = (seen, *([f"pod {pod}: INFO errorstat_OOM count {refused}"] if refused else []))
-            yield Finding("maxmemory", REDIS, what, lines, grow, BROKEN if full else RISK, about)
+            yield Finding("maxmemory", REDIS, what, (seen,), grow, BROKEN if full else RISK, about)
         if redis.config and (not limit or policy != "noeviction"):
             what = (
                 f"Redis in {pod} throws sessions away when it is full" if limit else f"Redis in {pod} has no maxmemory"

@@ -409,7 +409,7 @@ BREAKAGES: list[tuple[str, str, Breakage]] = [
     ("api-wiring", "ops drift", env("REDIS_HOST=nowhere", serves=False)),
     ("cookie-secure", "ops drift", env("SESSION_COOKIE_SECURE=true")),
     ("memory-store", "ops drift", env("SESSION_STORE=memory")),
-    ("clock-skew", "timedatectl", env(NODE_SKEW)),
+    ("clock-skew", "ops drift", env(NODE_SKEW)),
     ("scaled-down", "kubectl", lambda p: scaled(p, "deployment/api", 1, 2)),
     ("autoscaler-no-metrics", "metrics", autoscaled),
     ("changed-by-hand", "ops drift", lambda p: deleted(p, "poddisruptionbudget", "api")),

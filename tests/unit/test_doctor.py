@@ -15,6 +15,7 @@ from typing import Any
 
 import pods
 import pytest
+import redis as redis_py
 from program import config, declare
 from rich.console import Console
 
@@ -292,7 +293,7 @@ CAUSES: list[tuple[str, Break, str, str]] = [
         "spec.replicas 0",
         "scale deployment/api --replicas=2",
     ),
-    ("image-pull", state("api-1", state=PULL), "ImagePullBackOff", "ops drift dev --fix"),
+    ("image-pull", state("api-1", state=PULL), "ImagePullBackOff", "ops up --stack dev"),
     ("secret-missing", lambda look: look.secrets.pop("api-session-secret"), "not found", "ops up"),
     ("pvc-pending", put("claims", "data-redis-0", "status", "phase", "Pending"), "storageClassName fast", "delete pvc"),
     ("pvc-missing", remove("claims", "data-redis-0"), "no data-redis-0", "ops restore"),
@@ -346,7 +347,12 @@ CAUSES: list[tuple[str, Break, str, str]] = [
         "api (Egress)",
         "ops",
     ),
-    ("dns-lookup", answers("dns", {"code": "EAI_AGAIN", "message": ""}, "api-1"), "nameserver 10.96.0.10", "ops drift"),
+    (
+        "dns-lookup",
+        answers("dns", {"code": "EAI_AGAIN", "message": ""}, "api-1"),
+        "nameserver 10.96.0.10",
+        "kube-system",
+    ),
     (
         "tls-name",
         secret("redis-tls", **{k.replace(".", "_"): v for k, v in leaf(("other",)).items()}),
@@ -418,7 +424,7 @@ CAUSES: list[tuple[str, Break, str, str]] = [
         "only a cookie",
         "saveUninitialized",
     ),
-    ("clock-skew", lambda look: look.clocks.update({"pod api-2": 600.0}), "pod api-2: +600 s", "timedatectl"),
+    ("clock-skew", lambda look: look.clocks.update({"node node-1": 600.0}), "node node-1: +600 s", "timedatectl"),
     ("no-connection", both(answers("tcp", REFUSED)), "ECONNREFUSED", "endpointslices"),
     ("api-not-ready", both(state("api-1"), state("api-2")), "condition Ready False", "logs api-1"),
     ("changed-by-hand", remove("budgets", "api"), "no api", "ops drift dev --fix"),
@@ -632,6 +638,8 @@ def test_the_probe_in_a_redis_pod_says_what_redis_is(tmp_path: Path) -> None:
         client.set("ctmd:sess:for-ever", '{"user": 1}')
         client.set("ctmd:sess:visitor", '{"cookie": {}}', ex=1000)
         client.set("other:key", "x")
+        with pytest.raises(redis_py.AuthenticationError):
+            pod.client("wrong").ping()  # counted by INFO
         script = Path(inside.__file__).with_name("probe.sh").read_text()
         (Path(pod.place.conf) / "doctor.sh").write_text(script)
         told = pod.run("doctor.sh", "0", "ctmd:sess:")
