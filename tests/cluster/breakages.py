@@ -1,6 +1,6 @@
 """Ways to break a stack, each a context that mends it again.
 
-`BREAKAGES` and `SENTINEL_BREAKAGES`: id of the finding, a part of its fix, what breaks.
+`BREAKAGES`, `SLOW` and `SENTINEL_BREAKAGES`: id of the finding, a part of its fix, what breaks.
 """
 
 from __future__ import annotations
@@ -391,13 +391,6 @@ BREAKAGES: list[tuple[str, str, Breakage]] = [
     ),
     ("wrong-password", "ops up", lambda p: secret(p, "redis-secret", {"password": "edited-by-hand"})),
     ("half-rotation", "ops up", lambda p: secret(p, "redis-secret", {"password": "edited-by-hand"}, restart=True)),
-    (
-        "session-secret-mismatch",
-        "ops up",
-        lambda p: secret(
-            p, "api-session-secret", {"session-secret": "a-secret-of-32-characters-for-you"}, restart=True
-        ),
-    ),
     ("secret-missing", "ops up", lambda p: deleted(p, "secret", "api-session-secret")),
     ("tls-name", "certificates issue", certificate(names=["elsewhere", "localhost"])),
     ("tls-expired", "certificates issue", certificate(days=5, ago=100)),
@@ -405,13 +398,8 @@ BREAKAGES: list[tuple[str, str, Breakage]] = [
     ("tls-ca", "certificates issue", certificate(other_ca=True)),
     ("image-pull", "ops drift", bad_image),
     ("oom-killed", "ops drift", little_memory),
-    ("dns-lookup", "ops drift", dead_name_server),
-    ("api-wiring", "ops drift", env("REDIS_HOST=nowhere", serves=False)),
     ("cookie-secure", "ops drift", env("SESSION_COOKIE_SECURE=true")),
-    ("memory-store", "ops drift", env("SESSION_STORE=memory")),
-    ("clock-skew", "ops drift", env(NODE_SKEW)),
     ("scaled-down", "kubectl", lambda p: scaled(p, "deployment/api", 1, 2)),
-    ("autoscaler-no-metrics", "metrics", autoscaled),
     ("changed-by-hand", "ops drift", lambda p: deleted(p, "poddisruptionbudget", "api")),
     ("maxmemory", "redis.memory", full_memory),
     (
@@ -423,11 +411,26 @@ BREAKAGES: list[tuple[str, str, Breakage]] = [
     ("save-uninitialized", "saveUninitialized", lambda p: say(p, "visitor", "'{\"cookie\":{}}' EX 600")),
     ("stale-lock", "ops up", left_lock),
     ("override-unproven", "ops verify", overridden),
+]
+SLOW: list[tuple[str, str, Breakage]] = [
+    (
+        "session-secret-mismatch",
+        "ops up",
+        lambda p: secret(
+            p, "api-session-secret", {"session-secret": "a-secret-of-32-characters-for-you"}, restart=True
+        ),
+    ),
+    ("dns-lookup", "ops drift", dead_name_server),
+    ("api-wiring", "ops drift", env("REDIS_HOST=nowhere", serves=False)),
+    ("memory-store", "ops drift", env("SESSION_STORE=memory")),
+    ("clock-skew", "ops drift", env(NODE_SKEW)),
+    ("autoscaler-no-metrics", "metrics", autoscaled),
     ("loading", "wait", slow_start),
     ("pvc-full", "redis.storage.size", full_disk),
     ("pvc-pending", "redis.storage.className", no_class),
     ("dns-down", "coredns", no_dns),
 ]
+"""Those that replace pods and wait for them."""
 
 
 # -- several Redis
