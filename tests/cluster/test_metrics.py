@@ -7,7 +7,6 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +53,7 @@ def prometheus(cluster: EmbeddedCluster) -> Prometheus:
 
 
 @pytest.fixture(scope="module")
-def stack(make_project: ProjectMaker, cluster: EmbeddedCluster) -> Iterator[Project]:
+def stack(make_project: ProjectMaker, cluster: EmbeddedCluster) -> Project:
     project = make_project("metrics")
     images = project.folder / ".state" / "images.json"
     build = [sys.executable, "-m", "images", "build", "redis", "api", "haproxy", "redis-exporter"]
@@ -62,8 +61,7 @@ def stack(make_project: ProjectMaker, cluster: EmbeddedCluster) -> Iterator[Proj
     cluster.run("load-image", json.loads(images.read_text())["redis-exporter"]["archive"])
     project.configure(redis={"mode": "sentinel"})
     project.up()
-    yield project
-    project.ops("down", "--yes", code=None)
+    return project
 
 
 def test_everybody_is_seen_with_the_right_labels(stack: Project, prometheus: Prometheus) -> None:

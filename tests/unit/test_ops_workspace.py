@@ -49,6 +49,14 @@ def test_images_of_the_stack_file_win_and_foreign_parts_get_none(repo: Path) -> 
     assert workspace.with_images(own, IMAGES) == own
 
 
+def test_a_built_exporter_runs_beside_a_redis_of_ours() -> None:
+    built = {"redis-exporter": f"local/redis-exporter@sha256:{'3' * 64}"}
+    found = workspace.with_images({"session-store:metrics": {"scrapeNamespace": "web"}}, built)
+    assert found["session-store:metrics"] == {"scrapeNamespace": "web", "exporterImage": built["redis-exporter"]}
+    external: dict[str, object] = {"session-store:redis": {"mode": "external", "host": "r.example.org"}}
+    assert workspace.with_images(external, built) == external
+
+
 def test_salt_outlives_runs_of_dev_and_stays_out_of_the_repository(repo: Path) -> None:
     where = workspace.find("dev", repo)
     workspace.write_mirror(where, IMAGES)
