@@ -61,7 +61,7 @@ def changed(look: Look) -> Iterator[Finding]:
             continue
         lines = []
         for one in touched.fields[:6]:
-            value = touched.text(one)
+            value = " ".join(touched.text(one).split())
             value = value if len(value) < LONG else f"{value[:LONG]}…"
             lines.append(f"{one.pointer.lstrip('/').replace('/', '.')}: {value} (set by {one.manager})")
         what = f"{touched.kind} {touched.name} was changed by hand"

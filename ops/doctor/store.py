@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kubernetes.utils.quantity import parse_quantity
 
+from infra.redis import conf
 from ops.doctor.look import Look, name
 from ops.doctor.model import BROKEN, REDIS, RISK, Finding
 from ops.preflight import DEFAULT_CLASS
@@ -134,10 +135,10 @@ def memory(look: Look) -> Iterator[Finding]:
         seen = (
             f"pod {pod}: INFO used_memory:{used} ({used // MIB} MiB), maxmemory {limit} ({limit // MIB} MiB), {policy}"
         )
-        grow = (
-            f"raise session-store:redis.memory, then `python -m ops up --stack {look.stack}`; "
-            f"if it was changed by hand: `{look.kubectl} delete pod {pod}` starts it with what is declared"
-        )
+        anew = f"`{look.kubectl} delete pod {pod}` starts it with what is declared"
+        grow = f"raise session-store:redis.memory, then `python -m ops up --stack {look.stack}`"
+        if limit != (declared := conf.maxmemory(look.settings)):
+            seen, grow = f"{seen}; {declared} is declared", anew
         about = (f"StatefulSet {pod.rpartition('-')[0]}",)
         if limit and used >= limit * ALMOST:
             full = used >= limit
@@ -149,6 +150,5 @@ def memory(look: Look) -> Iterator[Finding]:
                 f"Redis in {pod} throws sessions away when it is full" if limit else f"Redis in {pod} has no maxmemory"
             )
             lines = (f"pod {pod}: CONFIG maxmemory {limit}, maxmemory-policy {policy}; INFO evicted_keys:{evicted}",)
-            fix = f"`{look.kubectl} delete pod {pod}` starts it with what is declared"
             severity = BROKEN if evicted else RISK
-            yield Finding("eviction", REDIS, what, lines, fix, severity, (f"ConfigMap {about[0].split()[1]}-config",))
+            yield Finding("eviction", REDIS, what, lines, anew, severity, (f"ConfigMap {about[0].split()[1]}-config",))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from embedded import kubectl_path
@@ -301,13 +302,15 @@ def no_class(project: Project) -> Iterator[None]:
 
 @contextmanager
 def full_disk(project: Project) -> Iterator[None]:
-    """A volume of eight megabytes laid over the one there is; the nodes of the cluster are this machine."""
+    """A volume of eight megabytes laid over the one there is, in the mount namespace of its node."""
     claim = project.get("pvc", "data-redis-0")
     volume = json.loads(project.kubectl("get", "pv", claim["spec"]["volumeName"], "--output", "json"))
     path = (volume["spec"].get("local") or volume["spec"].get("hostPath"))["path"]
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0777", "tmpfs", path]
+    cluster, _, node = Path(path).parts[4:7]
+    within = ["nsenter", f"--mount=/run/session-store/{cluster}/ns/{node}"]
+    mount = [*within, "mount", "-t", "tmpfs", "-o", "size=8m,mode=0777", "tmpfs", path]
     restart_redis(project, lambda: subprocess.run(mount, check=True))
-    fill = project_exec(project, "redis-0", "redis", "dd if=/dev/zero of=/data/filler bs=1M 2>/dev/null; sync; true")
+    fill = project_exec(project, "redis-0", "redis", "dd if=/dev/zero of=/data/filler bs=1M count=16 2>/dev/null; true")
     subprocess.run(fill, env=project.environment, check=True, timeout=60, stdin=subprocess.DEVNULL)
 
     def refused() -> bool:
@@ -317,7 +320,7 @@ def full_disk(project: Project) -> Iterator[None]:
 
     eventually(refused)
     yield
-    restart_redis(project, lambda: subprocess.run(["umount", path], check=True))
+    restart_redis(project, lambda: subprocess.run([*within, "umount", path], check=True))
 
 
 @contextmanager
@@ -325,7 +328,7 @@ def slow_start(project: Project) -> Iterator[None]:
     """Redis takes a minute to load what it has."""
     config = project.get("configmap", "redis-config")["data"]["redis.conf"]
     slow = f"{config}key-load-delay 30000\nloading-process-events-interval-bytes 1024\n"
-    each = "for i=1,3000 do redis.call('{}', 'load:' .. i{}) end"
+    each = "for i=1,10000 do redis.call('{}', 'load:' .. i{}) end"
     redis_cli(project, 'EVAL "' + each.format("set", ", string.rep('x', 200)") + '" 0')
     redis_cli(project, "BGREWRITEAOF")
     eventually(lambda: "aof_rewrite_in_progress:0" in redis_cli(project, "INFO persistence"))
@@ -401,7 +404,7 @@ BREAKAGES: list[tuple[str, str, Breakage]] = [
     ("cookie-secure", "ops drift", env("SESSION_COOKIE_SECURE=true")),
     ("scaled-down", "kubectl", lambda p: scaled(p, "deployment/api", 1, 2)),
     ("changed-by-hand", "ops drift", lambda p: deleted(p, "poddisruptionbudget", "api")),
-    ("maxmemory", "redis.memory", full_memory),
+    ("maxmemory", "delete pod", full_memory),
     (
         "eviction",
         "delete pod",

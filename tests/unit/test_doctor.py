@@ -19,6 +19,7 @@ import redis as redis_py
 from program import config, declare
 from rich.console import Console
 
+from infra.redis import conf
 from infra.release import Release
 from infra.settings import parse
 from ops import doctor, kube, tls
@@ -32,6 +33,7 @@ from ops.promote.records import Record
 
 NOW = datetime(2026, 11, 25, 8, tzinfo=UTC)
 SPACE = "session-store"
+LIMIT = conf.maxmemory(parse(config()))
 PASSWORD, SESSION = "the-password-of-redis", "signs-the-cookies,signs-them-next"
 CA = tls.make_ca(NOW - timedelta(days=9))
 
@@ -99,7 +101,7 @@ def an_api() -> dict[str, Any]:
 
 def a_redis(**info: str) -> Redis:
     told = {"role": "master", "loading": "0", "used_memory": "2000000", "aof_last_write_status": "ok", **info}
-    limits = {"maxmemory": "50331648", "maxmemory-policy": "noeviction"}
+    limits = {"maxmemory": str(LIMIT), "maxmemory-policy": "noeviction"}
     return Redis("NOAUTH", "", told, limits, [sha(PASSWORD)], [sha(PASSWORD)], (800, 1000), [], [])
 
 
@@ -392,7 +394,8 @@ CAUSES: list[tuple[str, Break, str, str]] = [
         "ops rotate password",
     ),
     ("loading", redis(info={"loading": "1", "loading_eta_seconds": "40"}), "loading:1 loading_eta", "wait"),
-    ("maxmemory", redis(info={"used_memory": "50331648"}), "used_memory:50331648", "redis.memory"),
+    ("maxmemory", redis(info={"used_memory": str(LIMIT)}), f"used_memory:{LIMIT}", "redis.memory"),
+    ("maxmemory", redis(config={"maxmemory": "1000000"}), f"{LIMIT} is declared", "delete pod redis-0"),
     ("eviction", redis(config={"maxmemory-policy": "allkeys-lru"}), "allkeys-lru", "delete pod redis-0"),
     (
         "crash-loop",
