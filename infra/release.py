@@ -57,7 +57,7 @@ OWN: dict[str, set[str]] = {
     },
     "tls": {"secretName", "issuer", "serverName"},
     "verify": {"loginSecret"},
-    "metrics": {"scrapeNamespace", "podMonitors"},
+    "metrics": {"scrapeNamespace", "podMonitors", "rules", "dashboard", "runbook"},
 }
 """Settings that are each stack's own: sizes, hosts, replicas, names. Images are in the release itself."""
 OWN_SECTIONS = {"namespace", "createNamespace", "credentials", "stages", "evidenceHours", KEY}

@@ -247,6 +247,12 @@ class Metrics(Model):
     """Whose pods the NetworkPolicies let scrape; null: anybody."""
     pod_monitors: bool = False
     """PodMonitor objects, for the Prometheus Operator."""
+    rules: bool = False
+    """The alerts: a PrometheusRule beside PodMonitors, else a ConfigMap with the rule file."""
+    dashboard: bool = False
+    """The dashboard, in a ConfigMap that Grafana's sidecar finds."""
+    runbook: str = Field(default="docs/runbook.md", min_length=1)
+    """Where alerts link to: the address that the runbook has for whoever is on call."""
 
     @property
     def exporter(self) -> str | None:
@@ -257,6 +263,8 @@ class Metrics(Model):
     def _fits(self) -> Metrics:
         if self.pod_monitors and not self.enabled:
             raise ValueError("podMonitors: there is nothing to find while metrics.enabled is false; remove one of them")
+        if self.rules and not self.enabled:
+            raise ValueError("rules: there is nothing to watch while metrics.enabled is false; remove one of them")
         return self
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ops import certificates, changes, kube, progress, stacks, tls, workspace
+from ops import certificates, changes, kube, observe, progress, stacks, tls, workspace
 from ops.adopt import cli as adoption
 from ops.console import Console, confirm
 from ops.doctor import cli as doctor
@@ -27,6 +27,8 @@ app.command()(promotion.promote)
 app.command()(promotion.rollback)
 app.command("drift")(promotion.drifted)
 app.command("doctor")(doctor.command)
+app.command()(observe.alerts)
+app.command()(observe.dashboard)
 console = Console()
 
 Stack = Annotated[str, typer.Option("--stack", "-s", help="Which stack: the name in Pulumi.<stack>.yaml.")]
