@@ -78,7 +78,7 @@ class Population:
 
     Attributes:
         connections: to the API's pods; each request takes the next.
-        sessions: one a person.
+        sessions: one a person; who has none logs in first.
         leaves: one request in so many is a logout, with a login after it.
     """
 
@@ -90,7 +90,7 @@ class Population:
 
     def __post_init__(self) -> None:
         self._random = random.Random(1)  # noqa: S311 - who does something next
-        self._out: list[int] = []
+        self._out = [who for who, session in enumerate(self.sessions) if not session]
 
     def act(self) -> None:
         """One of them uses the API, or leaves and comes back; whoever got no answer comes back next."""
