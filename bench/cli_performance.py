@@ -152,14 +152,16 @@ def engine(
     """Seconds of preview, up and an up that changes nothing, as the stacks of a cluster grow in number."""
     every = [engines.stack(cluster, f"{namespace}-{n}", console) for n in range(1, stacks + 1)]
     every[0].create_cluster(every[0].images)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    begun: list[Stack] = []
     try:
         for number, one in enumerate(every, start=1):
+            begun.append(one)
             if number > 1:
                 shutil.copy(every[0].images, one.images)
             rows.append(engines.measure(one, number))
     finally:
-        _destroy(every[: len(rows)], keep=False)
+        _destroy(begun, keep=False)
     path = results.write("engine", {**results.machine(), "rows": rows})
     numbers = [row["stacks"] for row in rows]
     labels = {"preview": "preview", "up": "up, from nothing to Ready", "noop_up": "up, nothing to change"}
