@@ -21,13 +21,13 @@ from program import DIGEST, Declared, config, declare  # noqa: E402
 
 PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- drawn by docs/tools/architecture.py: begin -->\n", "<!-- end -->\n"
+OPTIONS = {"backup": {"schedule": "30 2 * * *"}, "metrics": {"exporterImage": DIGEST.format("redis_exporter")}}
 STACKS = {
-    "Standalone": config(backup={"schedule": "30 2 * * *"}),
-    "Sentinel": config(
-        redis={"mode": "sentinel", "proxyImage": DIGEST.format("haproxy")}, backup={"schedule": "30 2 * * *"}
-    ),
+    "Standalone": config(**OPTIONS),
+    "Sentinel": config(**OPTIONS, redis={"mode": "sentinel", "proxyImage": DIGEST.format("haproxy")}),
 }
 ANYBODY, ANYWHERE, NAMES = "anybody", "anywhere", "name server"
+ALL = "all of it"
 
 
 @dataclass(frozen=True)
@@ -70,48 +70,60 @@ def workloads(declared: Declared) -> list[Workload]:
     return found
 
 
-def selects(selector: dict[str, Any], labels: dict[str, str] | None) -> bool:
-    """Whether this peer or selector fits these labels; None is somebody outside."""
-    return labels is not None and selector.get("matchLabels", {}).items() <= labels.items()
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether the selector fits these labels."""
+    return bool(selector["matchLabels"].items() <= labels.items())
 
 
-def open_side(declared: Declared, direction: str, pod: Workload, peer: dict[str, str] | None, port: int) -> bool:
-    """Whether the pod's policies let the flow through at its end of it."""
+def namespace(peer: dict[str, Any]) -> str | None:
+    """What a peer of a policy is called when it is another namespace."""
+    selector = peer.get("namespaceSelector")
+    return f"namespace {selector['matchLabels']['kubernetes.io/metadata.name']}" if selector else None
+
+
+def open_side(declared: Declared, direction: str, pod: Workload, other: Workload | str, port: int) -> bool:
+    """Whether the pod's policies let the flow to or from the other through; a text is somebody outside."""
     peers = "to" if direction == "Egress" else "from"
     specs = [o["spec"] for o in of_kind(declared, "NetworkPolicy").values()]
     mine = [s for s in specs if direction in s["policyTypes"] and selects(s["podSelector"], pod.labels)]
-    rules = [rule for spec in mine for rule in spec.get(direction.lower(), ())]
+
+    def fits(peer: dict[str, Any]) -> bool:
+        if isinstance(other, str):
+            return namespace(peer) == other
+        return "podSelector" in peer and selects(peer["podSelector"], other.labels)
+
     return not mine or any(
-        (peers not in rule or any(selects(p["podSelector"], peer) for p in rule[peers]))
-        and port in {int(p["port"]) for p in rule["ports"]}
-        for rule in rules
+        port in {int(p["port"]) for p in rule["ports"]} and (peers not in rule or any(map(fits, rule[peers])))
+        for spec in mine
+        for rule in spec.get(direction.lower(), ())
     )
 
 
 def flows(declared: Declared) -> Iterator[tuple[str, str, int]]:
     """(from, to, port) of every flow that the policies let through."""
     all_pods = workloads(declared)
+    rules = {
+        direction: [r for o in of_kind(declared, "NetworkPolicy").values() for r in o["spec"].get(direction, ())]
+        for direction in ("ingress", "egress")
+    }
+    namespaces = sorted(
+        {name for rule in rules["ingress"] for peer in rule.get("from", ()) if (name := namespace(peer))}
+    )
     for pod in all_pods:
         for port in pod.ports:
-            if open_side(declared, "Ingress", pod, None, port):
-                yield ANYBODY, pod.name, port
+            outside = [who for who in (ANYBODY, *namespaces) if open_side(declared, "Ingress", pod, who, port)]
+            yield from ((who, pod.name, port) for who in (outside[:1] if ANYBODY in outside else outside))
             for client in all_pods:
                 # One pod of a kind has nobody of its kind to talk to.
                 alone = client is pod and pod.pods == 1
                 if (
                     not alone
-                    and open_side(declared, "Egress", client, pod.labels, port)
-                    and open_side(declared, "Ingress", pod, client.labels, port)
+                    and open_side(declared, "Egress", client, pod, port)
+                    and open_side(declared, "Ingress", pod, client, port)
                 ):
                     yield client.name, pod.name, port
-        outside = {
-            int(p["port"])
-            for o in of_kind(declared, "NetworkPolicy").values()
-            for r in o["spec"].get("egress", ())
-            for p in r["ports"]
-        }
-        for port in sorted(outside):
-            if open_side(declared, "Egress", pod, None, port):
+        for port in sorted({int(p["port"]) for rule in rules["egress"] for p in rule["ports"]}):
+            if open_side(declared, "Egress", pod, ANYWHERE, port):
                 yield pod.name, NAMES if port == 53 else ANYWHERE, port
 
 
@@ -119,7 +131,7 @@ def service_of(declared: Declared, pod: Workload, port: int) -> str | None:
     """The Service with an address of its own that leads to this port."""
     for name, o in of_kind(declared, "Service").items():
         spec = o["spec"]
-        if spec.get("clusterIP") == "None" or not selects({"matchLabels": spec["selector"]}, pod.labels):
+        if spec.get("clusterIP") == "None" or not spec["selector"].items() <= pod.labels.items():
             continue
         if any(p.get("targetPort", p["port"]) in (port, pod.ports[port]) for p in spec["ports"]):
             return name
@@ -132,8 +144,8 @@ def secrets(declared: Declared, pod: Workload) -> Iterator[tuple[str, str]]:
     for volume in pod.spec.get("volumes", ()):
         if source := volume.get("secret"):
             name = source["secretName"]
-            keys = [item["key"] for item in source.get("items", ())] or own.get(name, {}).get("data") or ["all of it"]
-            yield name, ", ".join(sorted(keys))
+            keys = [item["key"] for item in source.get("items", ())] or own.get(name, {}).get("data") or [ALL]
+            yield from ((name, key) for key in sorted(keys))
     for container in pod.spec["containers"]:
         for variable in container.get("env", ()):
             if ref := variable.get("valueFrom", {}).get("secretKeyRef"):
@@ -159,12 +171,13 @@ def diagram(lines: Iterable[str]) -> list[str]:
 def traffic(declared: Declared) -> Iterator[str]:
     """Who may talk to whom, and where it is kept."""
     pods = {pod.name: pod for pod in workloads(declared)}
-    ids = {name: node("pods", name) for name in pods} | {end: node("outside", end) for end in (ANYBODY, ANYWHERE)}
+    ids = {name: node("pods", name) for name in pods}
     among: dict[str, list[str]] = {}
     ways: dict[tuple[str, str], list[str]] = {}
     for source, target, port in flows(declared):
         if target == NAMES:
             continue
+        ids |= {end: node("outside", end) for end in (source, target) if end not in pods}
         label, end = f"{pods[target].ports[port]} {port}" if target in pods else str(port), ids[target]
         if source == target:
             among.setdefault(source, []).append(label)
@@ -197,7 +210,8 @@ def confided(declared: Declared) -> Iterator[str]:
         yield f'{node("secret", secret)}[/"Secret <b>{secret}</b>{made}"/]'
         yield f'{node("pods", reader)}["{reader}"]'
     for (secret, reader), parts in read.items():
-        yield f'{node("secret", secret)} -->|"{"<br/>".join(dict.fromkeys(parts))}"| {node("pods", reader)}'
+        what = ALL if ALL in parts else ", ".join(dict.fromkeys(parts))
+        yield f'{node("secret", secret)} -->|"{what}"| {node("pods", reader)}'
 
 
 def table(stacks: dict[str, Declared]) -> list[str]:
