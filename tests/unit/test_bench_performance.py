@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import overhead, plot, sessions, soak, throughput, wire
+from bench import engine, overhead, plot, sessions, soak, throughput, wire
 from bench.stack import BenchError
+from ops import progress
 
 METRICS = """\
 # TYPE process_resident_memory_bytes gauge
@@ -127,6 +128,12 @@ def test_cpu_is_that_of_all_programs_of_a_name(tmp_path: Path) -> None:
     assert found["haproxy"] == 0
     assert found["busy"] == pytest.approx(2.0)
     assert found["seconds"] == 12.5
+
+
+def test_an_up_that_changes_nothing_tells_how_many_resources_there_are() -> None:
+    assert engine.resources(f"Stack dev is up: {progress.summary({'same': 19})}, 5 s") == 19
+    with pytest.raises(BenchError, match="should change nothing"):
+        engine.resources(f"Stack dev is up: {progress.summary({'create': 1, 'same': 18})}, 5 s")
 
 
 @contextmanager
