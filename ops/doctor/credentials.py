@@ -31,7 +31,7 @@ def password(look: Look) -> Iterator[Finding]:
     odd = [pod for pod, value in held.items() if value not in known]
     accepted = {pod: one.passwords for pod, one in look.redis.items() if one.passwords}
     behind = [pod for pod, values in accepted.items() if current not in values]
-    closed = [pod for pod, one in look.redis.items() if "NOAUTH" in one.ping and not one.passwords and not one.info]
+    closed = [pod for pod, one in look.redis.items() if one.logins and all("NOAUTH" in said for said in one.logins)]
     refused = {
         pod: str(a["auth"])
         for pod, a in look.api.items()

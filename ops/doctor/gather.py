@@ -227,7 +227,7 @@ def _ask_redis(namespace: str, pod: Object, database: int, prefix: str) -> Calla
 
         def put(seen: Look) -> None:
             seen.redis[name(pod)] = answer
-            if answer.passwords and not answer.info:
+            if "PONG" in answer.logins and not answer.info:
                 seen.unseen.append(f"INFO of Redis in {name(pod)}: no answer in time")
             if clock is not None:
                 seen.clocks[f"pod {name(pod)}"] = _difference(clock, before - 1, after)

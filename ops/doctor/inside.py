@@ -72,6 +72,7 @@ def parse(out: str) -> tuple[Redis, float | None]:
     return (
         Redis(
             ping=" ".join(found.get("ping", [])),
+            logins=[line for line in found.get("logins", []) if line],
             refused=" ".join(found.get("refused", [])),
             info=dict(line.split(":", 1) for line in found.get("info", []) if ":" in line),
             config=dict(zip(config[::2], config[1::2], strict=False)),

@@ -25,6 +25,7 @@ class Redis:
 
     Attributes:
         ping: its answer to a client without a password; what redis-cli says when there is none.
+        logins: its answers to a PING with each password that its pod has.
         refused: why it does not even start: a damaged append-only file.
         info: INFO; {} when it does not answer.
         config: `maxmemory*`.
@@ -37,6 +38,7 @@ class Redis:
 
     ping: str = ""
     refused: str = ""
+    logins: list[str] = field(default_factory=list)
     info: dict[str, str] = field(default_factory=dict)
     config: dict[str, str] = field(default_factory=dict)
     passwords: list[str] = field(default_factory=list)

@@ -44,6 +44,8 @@ class Finding:
 
     def explains(self, other: Finding) -> bool:
         """Whether the other one, found after this one, would be gone with it."""
+        if self.id == NAMESPACE and other.part != STACK:
+            return True  # all was in it
         if self.id in other.because or (self.severity == BROKEN and self.part in other.because):
             return True
         return other.id == CHANGED and self.id != CHANGED and bool(set(self.about) & set(other.about))
@@ -54,6 +56,7 @@ class Finding:
         return {**{key: getattr(self, key) for key in keys}, "follows": [each.as_json() for each in self.follows]}
 
 
+NAMESPACE = "namespace-missing"
 CHANGED = "changed-by-hand"
 """A change by hand is told under what it broke."""
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from infra.redis import conf
 from infra.redis.sentinel import proxy_name
 from ops.doctor.look import Look, Object, is_ready, labels, moment, name, names, pairs, statuses
-from ops.doctor.model import API, BROKEN, CLUSTER, PATH, REDIS, RISK, Finding
+from ops.doctor.model import API, BROKEN, CLUSTER, NAMESPACE, PATH, REDIS, RISK, Finding
 
 PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 RECENT = timedelta(hours=24)
@@ -24,13 +24,13 @@ def namespace(look: Look) -> Iterator[Finding]:
     if look.namespace is None:
         what = f"Namespace {space} is gone, and with it all that stack {look.stack} had in it"
         again = f"`python -m ops up --stack {look.stack} --refresh` makes it anew (then `python -m ops restore FILE`)"
-        yield Finding("namespace-missing", CLUSTER, what, (f"namespaces {space!r} not found",), again)
+        yield Finding(NAMESPACE, CLUSTER, what, (f"namespaces {space!r} not found",), again)
     elif look.namespace["status"].get("phase") == "Terminating":
         since = look.namespace["metadata"].get("deletionTimestamp")
         what = f"Namespace {space} is being deleted"
         seen = f"metadata.deletionTimestamp {since}"
         again = f"when it is gone: `python -m ops up --stack {look.stack} --refresh`, then `python -m ops restore FILE`"
-        yield Finding("namespace-missing", CLUSTER, what, (seen,), again)
+        yield Finding(NAMESPACE, CLUSTER, what, (seen,), again)
 
 
 def nodes(look: Look) -> Iterator[Finding]:

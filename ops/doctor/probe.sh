@@ -3,7 +3,7 @@
 : "${CONF:=/etc/redis}"
 . "$CONF/topology.sh"
 . "$CONF/lib.sh"
-LIMIT=4
+LIMIT=6
 
 echo '@clock'
 date +%s
@@ -15,6 +15,12 @@ echo '@refused'
 cat "$RUN/refused" 2>/dev/null
 echo '@ping'
 echo PING | timeout "$LIMIT" redis-cli -s "$SOCKET" 2>&1
+echo '@logins'
+for key in "$KEYS" "$KEYS_PREVIOUS" "$RUN/applied"; do
+  [ -s "$key" ] || continue
+  IFS= read -r password <"$key" || :
+  echo PING | REDISCLI_AUTH=$password timeout "$LIMIT" redis-cli --no-auth-warning --user "$AGENT" -s "$SOCKET" 2>&1 | tail -n 1
+done
 echo '@info'
 # Without errorstats: `here` takes a WRONGPASS that is counted there for its own.
 here 'INFO server clients memory persistence stats replication'

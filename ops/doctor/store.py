@@ -114,7 +114,7 @@ def loading(look: Look) -> Iterator[Finding]:
     """Redis is done with loading its data."""
     for pod, redis in look.redis.items():
         said = [f"pod {p}: Redis answers {a['write']}" for p, a in look.api.items() if "LOADING" in str(a.get("write"))]
-        if redis.info.get("loading", "0") != "1" and "LOADING" not in redis.ping:
+        if redis.info.get("loading", "0") != "1" and not any("LOADING" in answer for answer in redis.logins):
             continue
         told = [
             f"{key}:{redis.info[key]}" for key in ("loading_loaded_perc", "loading_eta_seconds") if key in redis.info

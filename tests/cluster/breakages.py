@@ -327,8 +327,8 @@ def full_disk(project: Project) -> Iterator[None]:
 def slow_start(project: Project) -> Iterator[None]:
     """Redis takes a minute to load what it has."""
     config = project.get("configmap", "redis-config")["data"]["redis.conf"]
-    slow = f"{config}key-load-delay 30000\nloading-process-events-interval-bytes 1024\n"
-    each = "for i=1,10000 do redis.call('{}', 'load:' .. i{}) end"
+    slow = f"{config}key-load-delay 5000\nloading-process-events-interval-bytes 1024\n"
+    each = "for i=1,30000 do redis.call('{}', 'load:' .. i{}) end"
     redis_cli(project, 'EVAL "' + each.format("set", ", string.rep('x', 200)") + '" 0')
     redis_cli(project, "BGREWRITEAOF")
     eventually(lambda: "aof_rewrite_in_progress:0" in redis_cli(project, "INFO persistence"))
@@ -410,7 +410,7 @@ BREAKAGES: list[tuple[str, str, Breakage]] = [
         "delete pod",
         lambda p: redis_said(p, "CONFIG SET maxmemory-policy allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
     ),
-    ("session-without-end", "ops sessions", lambda p: say(p, "forever", "{}")),
+    ("session-without-end", "EXPIRE", lambda p: say(p, "forever", "{}")),
     ("save-uninitialized", "saveUninitialized", lambda p: say(p, "visitor", "'{\"cookie\":{}}' EX 600")),
     ("stale-lock", "ops up", left_lock),
     ("override-unproven", "ops verify", overridden),

@@ -102,7 +102,8 @@ def an_api() -> dict[str, Any]:
 def a_redis(**info: str) -> Redis:
     told = {"role": "master", "loading": "0", "used_memory": "2000000", "aof_last_write_status": "ok", **info}
     limits = {"maxmemory": str(LIMIT), "maxmemory-policy": "noeviction"}
-    return Redis("NOAUTH", "", told, limits, [sha(PASSWORD)], [sha(PASSWORD)], (800, 1000), [], [])
+    known = [sha(PASSWORD)]
+    return Redis("NOAUTH", "", ["PONG"], told, limits, known, list(known), (800, 1000), [], [])
 
 
 def healthy(**changes: Any) -> Look:
@@ -381,7 +382,7 @@ CAUSES: list[tuple[str, Break, str, str]] = [
     (
         "wrong-password",
         both(
-            redis(ping="NOAUTH Authentication required.", info={}, passwords=[]),
+            redis(logins=["NOAUTH Authentication required."], passwords=[]),
             lambda look: look.redis["redis-0"].info.clear(),
         ),
         "none of its files",
@@ -419,7 +420,7 @@ CAUSES: list[tuple[str, Break, str, str]] = [
         "session-without-end",
         redis(sessions=[("ctmd:sess:abcdefghij", -1, '{"user": 1}')]),
         "as ctmd:sess:abcdef…",
-        "ops sessions",
+        "EXPIRE",
     ),
     (
         "save-uninitialized",
@@ -532,6 +533,15 @@ def test_a_change_by_hand_explains_what_it_broke() -> None:
     (found,) = doctor.examine(look)
     assert (found.id, found.severity) == ("changed-by-hand", BROKEN)
     assert found.evidence == ("spec.template.spec.containers.0.env.9: A=b (set by kubectl-edit)",)
+
+
+def test_without_its_namespace_nothing_is_there_and_that_is_one_finding() -> None:
+    look = healthy(**SENTINEL)
+    look.namespace, look.lists, look.secrets = None, {kind: [] for kind in look.lists}, {}
+    look.api, look.redis, look.proxies, look.books.declared = {}, {}, {}, []
+    (found,) = doctor.examine(look)
+    assert found.id == "namespace-missing"
+    assert len(found.follows) > 3
 
 
 def test_a_pod_that_does_not_end_and_the_stack_without_it() -> None:
@@ -651,6 +661,7 @@ def test_the_probe_in_a_redis_pod_says_what_redis_is(tmp_path: Path) -> None:
         dead, _ = inside.parse(pod.run("doctor.sh", "0", "ctmd:sess:").stdout)
     assert "a-password" not in told.stdout
     assert found.ping.startswith("NOAUTH")
+    assert found.logins == ["PONG", "PONG"]
     assert found.info["role"] == "master"
     assert found.config["maxmemory-policy"] == "noeviction"
     assert found.passwords == found.mounted == [sha("a-password")]
