@@ -10,6 +10,7 @@ import math
 import re
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from matplotlib import pyplot as plt
 
 from infra.panels import ROWS, Panel
 
-COLUMNS = 7
+COLUMNS = 4
 UNITS = {"bytes": (2**20, "MiB"), "s": (1, "s"), "d": (1, "days"), "percentunit": (0.01, "%"), "reqps": (1, "a second")}
 Series = list[tuple[str, list[tuple[datetime, float]]]]
 
@@ -35,8 +36,13 @@ def ask(prometheus: str, query: str, minutes: float, step: int = 15) -> list[dic
     now = time.time()
     wanted = {"query": query, "start": now - minutes * 60, "end": now, "step": step}
     address = f"{prometheus}/api/v1/query_range?{urllib.parse.urlencode(wanted)}"
-    with urllib.request.urlopen(address, timeout=60) as reply:  # noqa: S310 - the operator's own address
-        found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
+    try:
+        with urllib.request.urlopen(address, timeout=60) as reply:  # noqa: S310 - the operator's own address
+            found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
+    except urllib.error.HTTPError as error:
+        sys.exit(f"Prometheus refuses {query}: {json.load(error)['error']}")
+    except OSError as error:
+        sys.exit(f"{prometheus} does not answer: {error}. Is it there? `make up OBSERVE=1` starts one.")
     return found
 
 
@@ -57,30 +63,41 @@ def concrete(query: str, namespace: str) -> str:
 
 
 def draw(rows: dict[str, list[tuple[Panel, Series]]], title: str, path: Path) -> None:
-    """One line of pictures for each question."""
-    figure, axes = plt.subplots(len(rows), COLUMNS, figsize=(4.2 * COLUMNS, 3.1 * len(rows)), squeeze=False)
-    for line, (question, panels) in zip(axes, rows.items(), strict=True):
-        line[0].annotate(question, (0, 1.22), xycoords="axes fraction", fontsize=14, fontweight="bold")
+    """The panels of each question, side by side below it."""
+    lines = [
+        (question if at == 0 else "", panels[at : at + COLUMNS])
+        for question, panels in rows.items()
+        for at in range(0, len(panels), COLUMNS)
+    ]
+    figure, axes = plt.subplots(len(lines), COLUMNS, figsize=(4.4 * COLUMNS, 2.7 * len(lines)), squeeze=False)
+    for line, (question, panels) in zip(axes, lines, strict=True):
+        line[0].annotate(question, (0, 1.24), xycoords="axes fraction", fontsize=14, fontweight="bold")
         for axis in line[len(panels) :]:
             axis.set_axis_off()
         for axis, (panel, series) in zip(line, panels, strict=False):
-            scale, unit = UNITS.get(panel.unit, (1, ""))
-            for label, points in series[:12]:
-                axis.plot([at for at, _ in points], [value / scale for _, value in points], label=label, linewidth=1.2)
-            axis.set_title(panel.title + (f", {unit}" if unit else ""), fontsize=10, loc="left")
-            axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-            axis.tick_params(labelsize=7)
-            axis.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
-            axis.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=4))
-            axis.spines[["top", "right"]].set_visible(False)
-            if series:
-                axis.legend(fontsize=6, loc="upper left", framealpha=0.6)
-            else:
-                axis.annotate("no data", (0.5, 0.5), xycoords="axes fraction", ha="center", color="#999999")
+            _panel(axis, panel, series)
     figure.suptitle(title, fontsize=12)
-    figure.tight_layout(rect=(0, 0, 1, 0.98), h_pad=2.5)
-    figure.savefig(path, dpi=70)
+    figure.tight_layout(rect=(0, 0, 1, 0.985), h_pad=2)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
+
+
+def _panel(axis: Any, panel: Panel, series: Series) -> None:
+    scale, unit = UNITS.get(panel.unit, (1, ""))
+    for label, points in series[:10]:
+        axis.plot([at for at, _ in points], [value / scale for _, value in points], label=label[:40], linewidth=1.2)
+    axis.set_title(panel.title + (f", {unit}" if unit else ""), fontsize=10, loc="left")
+    low, high = axis.get_ylim()
+    # Room for the legend above the lines.
+    axis.set_ylim(min(0, low), max(high, 0.01) * 1.35)
+    axis.tick_params(labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+    if series:
+        axis.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))  # type: ignore[no-untyped-call]
+        axis.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=4))  # type: ignore[no-untyped-call]
+        axis.legend(fontsize=6, loc="upper left", framealpha=0.6, ncols=2)
+    else:
+        axis.annotate("no data", (0.5, 0.5), xycoords="axes fraction", ha="center", color="#999999")
 
 
 def main(
