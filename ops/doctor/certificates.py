@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 
 from ops import tls
 from ops.doctor.look import Look
-from ops.doctor.model import BROKEN, PATH, RISK, Finding
+from ops.doctor.model import BROKEN, CLUSTER, PATH, REDIS, RISK, Finding
 
 EXPIRED, NAME, CA, KEY, INVALID = "tls-expired", "tls-name", "tls-ca", "tls-key", "tls-invalid"
 SAID = (
@@ -105,7 +105,7 @@ def speech(look: Look) -> Iterator[Finding]:
         what = f"The API speaks {'TLS' if spoken else 'plaintext'} to a Redis that does not"
         reason = shown.get("message") or answer["auth"]["message"]
         seen = f"pod {pod}: REDIS_TLS={answer['env'].get('REDIS_TLS')}: {code} {reason}"
-        yield Finding("tls-one-sided", PATH, what, (seen,), look.mend, because=("api-wiring", "service-wrong-pods"))
+        yield Finding("tls-one-sided", PATH, what, (seen,), look.mend, because=(CLUSTER, REDIS, PATH))
 
 
 def _renewal(look: Look) -> str:
