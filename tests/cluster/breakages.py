@@ -446,7 +446,7 @@ def stopped_sentinels(project: Project) -> Iterator[None]:
     def signal(name: str) -> None:
         for pod in ("redis-ha-1", "redis-ha-2"):
             case = f"redis-server*|redis-sentinel*) kill -{name} ${{p#/proc/}} ;; esac"
-            script = f"for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in {case}; done"
+            script = f"for p in /proc/[0-9]*; do case $(tr '\\0' ' ' 2>/dev/null <$p/cmdline) in {case}; done"
             command = project_exec(project, pod, "sentinel", script)
             subprocess.run(command, env=project.environment, check=True, timeout=60, stdin=subprocess.DEVNULL)
 
