@@ -42,7 +42,7 @@ def cluster(start_cluster: Callable[..., EmbeddedCluster]) -> EmbeddedCluster:
 
 @pytest.fixture(scope="module", autouse=True)
 def _leave_nothing(cluster: EmbeddedCluster) -> Iterator[None]:
-    """What a file's tests made is deleted at its end: it would slow down the next file's, and stand in the way of drains."""
+    """What a file's tests made is deleted at its end: it would slow down the next and block drains."""
     before = set(cluster.kubectl("get", "namespaces", "--output", "name").split())
     yield
     if made := set(cluster.kubectl("get", "namespaces", "--output", "name").split()) - before:
