@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from infra.series import PEOPLE, REFUSED, Series
+
 RATE = "[$__rate_interval]"
-
-
-def _of(metric: str, more: str = "") -> str:
-    return f'{metric}{{namespace="$namespace"{"," * bool(more)}{more}}}'
-
-
-def _redis(metric: str, more: str = "") -> str:
-    return _of(metric, 'session_store_mode!=""' + "," * bool(more) + more)
-
-
-def _api(metric: str, more: str = "") -> str:
-    return _of(metric, 'session_store_password_generation!=""' + "," * bool(more) + more)
+_SERIES = Series("$namespace")
+_of, _redis, _api = _SERIES.of, _SERIES.redis, _SERIES.api
 
 
 def _quantiles(metric: str, by: str, more: str = "") -> dict[str, str]:
@@ -24,8 +16,6 @@ def _quantiles(metric: str, by: str, more: str = "") -> dict[str, str]:
     return {f"p{share} {{{{{by}}}}}": f"histogram_quantile(0.{share}, {buckets})" for share in (50, 99)}
 
 
-PEOPLE = 'route!~"/healthz|/readyz|/metrics"'
-REFUSED = PEOPLE + ',status="503"'
 MASTER = 'role="master"'
 BACKENDS = 'proxy=~"redis-[0-9]+"'
 COMMANDS = 'cmd=~"get|set|expire|del|unlink|wait"'

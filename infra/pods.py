@@ -65,6 +65,12 @@ def spread(match: Mapping[str, str], revision: str = "pod-template-hash") -> lis
     ]
 
 
+def ca_volume(secret: str) -> dict[str, Any]:
+    """Volume `redis-ca`: of the TLS Secret the CA alone, which is no secret."""
+    items = [{"key": "ca.crt", "path": "ca.crt"}]
+    return {"name": "redis-ca", "secret": {"secret_name": secret, "items": items, "default_mode": 0o444}}
+
+
 def fingerprint(*parts: str) -> str:
     """Short hash of texts, for annotations that make a rollout when the texts change."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

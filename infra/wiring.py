@@ -73,8 +73,7 @@ def wiring(settings: Settings, store: SessionStore, fingerprint: pulumi.Input[st
     mounts: list[dict[str, Any]] = []
     if settings.tls_secret:
         # Only the CA: the server's key is none of the API's business.
-        ca = {"secret_name": settings.tls_secret, "items": [{"key": "ca.crt", "path": "ca.crt"}], "default_mode": 0o444}
-        volumes.append({"name": "redis-ca", "secret": ca})
+        volumes.append(pods.ca_volume(settings.tls_secret))
         mounts.append({"name": "redis-ca", "mount_path": CA_DIR, "read_only": True})
     scraped = pods.scraped(settings.api.port) if settings.metrics.enabled else {}
     return Wiring(

@@ -12,7 +12,7 @@ import typer
 
 from ops import certificates, changes, kube, observe, progress, stacks, tls, workspace
 from ops.adopt import cli as adoption
-from ops.console import Console, confirm
+from ops.console import Console, Json, Stack, confirm
 from ops.doctor import cli as doctor
 from ops.errors import OpsError
 from ops.promote import cli as promotion
@@ -31,13 +31,11 @@ app.command()(observe.alerts)
 app.command()(observe.dashboard)
 console = Console()
 
-Stack = Annotated[str, typer.Option("--stack", "-s", help="Which stack: the name in Pulumi.<stack>.yaml.")]
 Images = Annotated[
     Path | None,
     typer.Option("--images", help="JSON of `python -m images build`; dev reads .state/images.json by itself."),
 ]
 Skip = Annotated[bool, typer.Option("--skip-preflight", help="Start the engine without checking the cluster first.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result there too, for machines.")]
 
 
 @app.command()
@@ -205,7 +203,7 @@ def issue(
     """Make the certificate of a stack without cert-manager: our own CA, one Secret for Redis."""
     where = workspace.find(stack)
     cluster = kube.connect(stack, workspace.context(where))
-    settings = workspace.settings_of(where, workspace.configuration(where, workspace.ANY_IMAGES), False)
+    settings = workspace.declared(where)
     head = f"Stack {stack}: cluster {cluster.context} ({cluster.server}), namespace {settings.namespace}"
     console.print(head, highlight=False, soft_wrap=True)
     certificates.name_of(settings)

@@ -1,14 +1,19 @@
-"""Where `ops` prints."""
+"""Where `ops` prints, and the options that many of its commands take."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import rich.console
 import typer
 
 from ops.errors import OpsError
+
+Stack = Annotated[str, typer.Option("--stack", "-s", help="Which stack: the name in Pulumi.<stack>.yaml.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result there too, for machines.")]
 
 
 class Console(rich.console.Console):

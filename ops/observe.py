@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
 
-import typer
 import yaml
 
 from infra.settings import SettingsError
 from ops import workspace
+from ops.console import Stack
 from ops.errors import OpsError
-
-Stack = Annotated[str, typer.Option("--stack", "-s", help="Which stack: the name in Pulumi.<stack>.yaml.")]
 
 
 def alerts(stack: Stack = workspace.DEV) -> None:
     """Print the stack's alerts as a Prometheus rule file (`promtool check rules` takes it)."""
     from infra import alerts as rendered
 
-    where = workspace.find(stack)
-    settings = workspace.settings_of(where, workspace.configuration(where, workspace.ANY_IMAGES), False)
+    settings = workspace.declared(workspace.find(stack))
     try:
         rules = rendered.rules(settings)
     except SettingsError as error:

@@ -299,6 +299,11 @@ def settings_of(workspace: Workspace, config: Mapping[str, Any], deploys: bool =
         raise OpsError(f"{error}\nFile: {workspace.source}{hint}") from None
 
 
+def declared(workspace: Workspace, images: Mapping[str, str] | None = None) -> Settings:
+    """`settings_of` for a look: where the file names no image, and `images` none, any will do."""
+    return settings_of(workspace, configuration(workspace, {**ANY_IMAGES, **(images or {})}), False)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         if _encrypted(value):

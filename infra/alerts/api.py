@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from kubernetes.utils.quantity import parse_quantity
 
 from infra import backup, cron
-from infra.alerts.model import Alert, Series, Severity
+from infra.alerts.model import Alert, Severity
+from infra.series import PEOPLE, REFUSED, Series
 from infra.settings import PROJECT, Settings, wrong
 from infra.values import MIB
 
-PROBES = 'route!~"/healthz|/readyz|/metrics"'
 LASTING = "wrongpass|noauth|noperm|tls|oom|misconf|other"
 """Reasons that no retry mends (services/api/session-store.js); the first four pass with a rotation."""
 
@@ -44,8 +44,8 @@ def of_api(settings: Settings) -> Iterator[Alert]:
         "A rotation of the password stopped half-way",
         "The API's pods have {{ $value }} generations of the password. The old one is still valid.",
     )
-    replies = api("http_request_duration_seconds_count", PROBES)
-    refused = api("http_request_duration_seconds_count", f'{PROBES},status="503"')
+    replies = api("http_request_duration_seconds_count", PEOPLE)
+    refused = api("http_request_duration_seconds_count", REFUSED)
     levels: tuple[tuple[str, float, Severity, str], ...] = (
         ("SessionStoreRequestsFailing", 0.05, "critical", "2m"),
         ("SessionStoreSomeRequestsFailing", 0.005, "warning", "10m"),

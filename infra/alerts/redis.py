@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from infra.alerts.model import Alert, Series, Severity
+from infra.alerts.model import Alert, Severity
 from infra.redis import conf
+from infra.series import Series
 from infra.settings import Settings
 
 MAX_CLIENTS = 10_000

@@ -58,6 +58,5 @@ def volumes(settings: Settings) -> list[dict[str, Any]]:
         {"name": "monitor", "secret": {**key, "default_mode": 0o440}},
     ]
     if settings.tls_secret:
-        ca = {"secret_name": settings.tls_secret, "items": [{"key": "ca.crt", "path": "ca.crt"}]}
-        found.append({"name": "redis-ca", "secret": {**ca, "default_mode": 0o444}})
+        found.append(pods.ca_volume(settings.tls_secret))
     return found

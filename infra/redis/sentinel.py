@@ -94,8 +94,7 @@ class Sentinel(Members):
             {"name": "monitor", "mount_path": f"{conf.SECRETS_DIR}/monitor", "read_only": True},
         ]
         if settings.tls_secret:
-            ca = {"secret_name": settings.tls_secret, "items": [{"key": "ca.crt", "path": "ca.crt"}]}
-            volumes.append({"name": "redis-ca", "secret": {**ca, "default_mode": 0o444}})
+            volumes.append(pods.ca_volume(settings.tls_secret))
             mounts.append({"name": "redis-ca", "mount_path": f"{conf.SECRETS_DIR}/redis-tls", "read_only": True})
         health = {"http_get": {"path": "/healthz", "port": "health"}, "timeout_seconds": 3}
         environment = {"REPLICAS": settings.redis.replicas, "MAJORITY": settings.redis.replicas // 2 + 1}

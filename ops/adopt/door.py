@@ -45,7 +45,7 @@ def config(settings: Settings, bind: str = "", resolvers: str = "    parse-resol
     """
     wrap = ""
     if settings.tls.enabled:
-        name = settings.tls.server_name or settings.redis.service
+        name = conf.server_name(settings)
         wrap = f" ssl verify required verifyhost {name} sni str({name}) ca-file {ca}"
     host = f"{target(settings)}:{conf.PORT}"
     return f"""\

@@ -18,7 +18,7 @@ def settings(stack: str) -> Settings:
     where = workspace.find(stack)
     usual = where.state / "images.json"
     given = workspace.read_images(usual) if stack == workspace.DEV and usual.exists() else {}
-    return workspace.settings_of(where, workspace.configuration(where, {**workspace.ANY_IMAGES, **given}), False)
+    return workspace.declared(where, given)
 
 
 def engine(stack: str, cluster: kube.Cluster, unseen: list[str]) -> Engine | None:

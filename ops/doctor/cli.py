@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console as Plain
 from rich.status import Status
 
 from ops import doctor, kube, workspace
-from ops.console import Console
+from ops.console import Console, Json, Stack
 from ops.doctor import books, gather
 from ops.doctor.look import Look
 from ops.doctor.model import Report
@@ -19,10 +17,8 @@ from ops.errors import OpsError
 
 
 def command(
-    stack: Annotated[
-        str, typer.Option("--stack", "-s", help="Which stack: the name in Pulumi.<stack>.yaml.")
-    ] = workspace.DEV,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too, for machines.")] = None,
+    stack: Stack = workspace.DEV,
+    json_file: Json = None,
 ) -> None:
     """Look at the live stack and name what is wrong, with evidence and fix; exit 1 on a finding. Changes nothing."""
     console = Console()

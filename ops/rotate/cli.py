@@ -8,7 +8,7 @@ import typer
 
 from ops import certificates as secrets
 from ops import kube, stacks, workspace
-from ops.console import Console
+from ops.console import Console, Stack
 from ops.errors import OpsError
 from ops.rotate import certificates as certificate_rotation
 from ops.rotate import password as password_rotation
@@ -22,7 +22,6 @@ app = typer.Typer(
     help="New password, session secret or certificate, without a failed request. Killed anywhere, run it again.",
 )
 console = Console()
-Stack = Annotated[str, typer.Option("--stack", "-s", help="Which stack: the name in Pulumi.<stack>.yaml.")]
 
 
 class Rotation:
@@ -96,7 +95,7 @@ def certificates(
     """Renew Redis's certificate, and see every pod serve it. One of somebody else's is only checked."""
     where = workspace.find(stack)
     cluster = kube.connect(stack, workspace.context(where))
-    settings = workspace.settings_of(where, workspace.configuration(where, workspace.ANY_IMAGES), False)
+    settings = workspace.declared(where)
     steps = Steps(console, f"python -m ops rotate certificates --stack {stack}{' --authority' * authority}")
     steps.say(f"Stack {stack}: cluster {cluster.context} ({cluster.server}), namespace {settings.namespace}")
     try:

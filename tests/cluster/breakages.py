@@ -22,6 +22,7 @@ from project import Project
 
 from infra.release import Release
 from ops import tls
+from ops.kube import wait_for
 from ops.promote.records import FAILED, Record
 
 Breakage = Callable[[Project], AbstractContextManager[Any]]
@@ -32,10 +33,8 @@ ENGINE = "--field-manager=pulumi-test"
 
 def eventually(probe: Callable[[], Any], seconds: float = SECONDS) -> Any:
     """The first true answer."""
-    end = time.monotonic() + seconds
-    while not (answer := probe()):
-        assert time.monotonic() < end, f"not within {seconds:.0f} s"
-        time.sleep(0.3)
+    answer = wait_for(probe, seconds)
+    assert answer, f"not within {seconds:.0f} s"
     return answer
 
 
