@@ -39,7 +39,7 @@ class Lock:
 
     @property
     def dead(self) -> bool:
-        """Its engine ran on this machine and is gone (or its process id belongs to another program now)."""
+        """Its engine ran on this machine and is gone (not reaped yet, or its process id is another program's now)."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -65,14 +65,19 @@ class Lock:
             return True
         return False
 
+    @property
+    def abandoned(self) -> bool:
+        """Nobody waits for its engine any more: `clear` takes it away. An engine may end between the two questions."""
+        return self.orphan or self.dead
+
     def __str__(self) -> str:
         return f"{self.user}@{self.host} (process {self.pid}) since {self.since}"
 
 
 def _command(pid: int) -> bytes | None:
-    """The program and arguments of a process; None where /proc cannot tell."""
+    """The program and arguments of a process: empty once it ended; None where /proc cannot tell."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() or None
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return None
 

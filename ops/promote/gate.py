@@ -57,7 +57,7 @@ def in_use(target: Target) -> Iterator[Refusal]:
     """Somebody is updating the stack at this moment."""
     environment = {**os.environ, **target.engine.environment}
     for lock in locks.read(environment, target.stack):
-        if not lock.dead and not lock.orphan:
+        if not lock.abandoned:
             yield Refusal(f"{target.stack} has an update in progress, of {lock}: wait until it ends", firm=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -62,6 +63,16 @@ def test_lock_of_a_process_id_that_something_else_got_is_removed(tmp_path: Path,
         assert not path.exists()
         assert other.poll() is None
         other.kill()
+
+
+def test_lock_of_an_engine_that_ended_and_is_not_reaped_is_removed(tmp_path: Path, environment: dict[str, str]) -> None:
+    """The parent of a killed run's engine is whatever adopts orphans, which may take its time."""
+    with subprocess.Popen([sys.executable, "-c", "", "pulumi", "up", "--client=127.0.0.1:1"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        path = lock(tmp_path, ended.pid)
+        assert [one.abandoned for one in locks.read(environment, "dev")] == [True]
+        locks.clear(environment, "dev", lambda _line: None, patience=0)
+        assert not path.exists()
 
 
 def test_lock_of_another_machine_stays_and_names_its_holder(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -43,7 +43,7 @@ def last(**changes: Any) -> dict[str, Any]:
         (Evidence(last(readOnly=True), {}), "is of a --read-only run"),
         (
             Evidence(last(), {"abc": {"time": (NOW - timedelta(days=300)).isoformat()}}),
-            "is 7200 h old, older than session-store:evidenceHours (24)",
+            " h old, older than session-store:evidenceHours (24)",
         ),
     ],
 )
