@@ -107,7 +107,7 @@ def test_sentinels_that_disagree_are_brought_together(tmp_path: Path) -> None:
         master.client().wait(2, 5000)
         # Each Sentinel is told something else, and every Redis is a replica of nobody.
         for pod in pods:
-            sentinel = redis.Redis(pod.host, pod.place.sentinel_port, password="internal-password", protocol=2)
+            sentinel = sentinel_of(pod)
             sentinel.execute_command("SENTINEL", "REMOVE", "redis")
             sentinel.execute_command("SENTINEL", "MONITOR", "redis", pod.host, pod.place.port, 2)
             sentinel.execute_command(
@@ -117,6 +117,53 @@ def test_sentinels_that_disagree_are_brought_together(tmp_path: Path) -> None:
             pod.client().execute_command("REPLICAOF", "127.0.0.1", "1")
         now = eventually(lambda: settled(pods), 90)
         assert now.client().get("ctmd:sess:x") == b"1"
+
+
+def test_two_masters_of_the_same_epoch_become_one(tmp_path: Path) -> None:
+    """No Sentinel takes another's word for an epoch that it has a master for already."""
+    with trio(tmp_path, redis={"appendonly": False}) as pods:
+        master = settled(pods)
+        assert master is not None
+        rival = next(pod for pod in pods if pod is not master)
+        master.client().set("ctmd:sess:x", "1")
+        assert master.client().wait(2, 5000) == 2
+        for pod in pods:
+            os.kill(pod.processes["sentinel"].pid, signal.SIGSTOP)  # the agent
+        asked = [sentinel_of(pod) for pod in pods]
+        for pod, sentinel in zip(pods, asked, strict=True):
+            teller, named = (master, rival) if pod is rival else (rival, master)
+            run_id = sentinel_of(teller).execute_command("SENTINEL", "MYID").decode()
+            hello = (teller.host, teller.place.sentinel_port, run_id, 99, "redis", named.host, named.place.port, 99)
+            sentinel.execute_command("PUBLISH", "__sentinel__:hello", ",".join(map(str, hello)))
+        rival.client().execute_command("REPLICAOF", "NO", "ONE")
+        for pod in pods:
+            os.kill(pod.processes["sentinel"].pid, signal.SIGCONT)
+
+        def masters() -> set[bytes]:
+            return {sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "redis")[0] for sentinel in asked}
+
+        assert len(masters()) == 2
+        now = eventually(lambda: (found := settled(pods)) and len(masters()) == 1 and found)
+        assert now is master
+        assert now.client().get("ctmd:sess:x") == b"1"
+
+
+def test_an_agent_is_not_elected_by_the_votes_for_its_sentinel(tmp_path: Path) -> None:
+    with trio(tmp_path, redis={"appendonly": False}) as pods:
+        pod = pods[0]
+        view, mine = [], sentinel_of(pod).execute_command("SENTINEL", "MYID")
+        for index, sentinel in enumerate(map(sentinel_of, pods)):
+            ask = ("SENTINEL", "IS-MASTER-DOWN-BY-ADDR", pod.host, pod.place.port, 50, mine)
+            assert sentinel.execute_command(*ask)[1:] == [mine, 50]
+            view.append(f"sentinel {index} {pod.host} 49")
+        script = '. "$CONF/topology.sh"; . "$CONF/lib.sh"; win_vote "$1"'
+        (Path(pod.place.conf) / "vote.sh").write_text(script)
+        ran = pod.run("vote.sh", "\n".join(view))
+        assert (ran.returncode, "in epoch 50" in ran.stderr) == (1, True)
+
+
+def sentinel_of(pod: Pod) -> redis.Redis:
+    return redis.Redis(pod.host, pod.place.sentinel_port, password="internal-password", protocol=2)
 
 
 def test_a_master_without_replicas_takes_no_writes(tmp_path: Path) -> None:

@@ -121,6 +121,14 @@ SENTINEL MASTER $SERVICE" | awk -v i="$1" -v id="$(identity "$1")" '
     END { if ("ip" in value) print "sentinel", i, value["ip"], value["config-epoch"] }'
 }
 
+# sentinels: a view of every Sentinel.
+sentinels() {
+  (
+    for i in $(indexes); do sentinel_row "$i" & done
+    wait
+  )
+}
+
 # survey [INDEX]: a view of every pod but INDEX.
 survey() {
   (
@@ -148,11 +156,12 @@ count() { echo "$1" | grep -c "^$2 "; }
 best() { echo "$1" | awk '$1 == "redis" && !$9' | sort -k7,7nr -k6,6nr -k8,8nr -k2,2n | awk 'NR == 1 { print $2 }'; }
 
 # win_vote VIEW: be elected for a new epoch by a majority of all Sentinels, as a Sentinel is that wants to fail over. Whoever
-# else tries meanwhile has another epoch, and the higher one wins everywhere. Sets $epoch.
+# else tries meanwhile has another epoch, and the higher one wins everywhere. Sets $epoch. Votes are for the agent, not for the
+# Sentinel of its pod: under one name both would win with the same votes, and could name two masters for the same epoch.
 epoch=0
 win_vote() {
   epoch=$(echo "$1" | awk -v top="$epoch" '$1 == "sentinel" && $4 + 0 > top + 0 { top = $4 } END { print top + 1 }')
-  me=$(identity "$SELF")
+  me=$(echo "agent $(address "$SELF")" | sha1sum | cut -c1-40)
   for step in 1 2 4 8 16 32; do
     # Each answers with whom it has voted for last, and in which epoch.
     votes=$(

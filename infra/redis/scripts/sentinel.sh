@@ -114,6 +114,11 @@ healthy() {
   [ -n "$role" ] || return 1
   if [ $((tick % 12)) -eq 0 ] || [ "$trouble" -gt 0 ]; then
     named=$(sentinel_row "$SELF" | cut -d' ' -f3)
+    # A master asks them all: its own Sentinel may be the one that missed the election of another.
+    if [ "$role $named" = "master $(address "$SELF")" ]; then
+      master=$(agreed "$(sentinels)")
+      named=$(address "${master:-$SELF}")
+    fi
   fi
   if [ "$role" = master ]; then
     [ -z "$pinged" ] || kill "$pinger" 2>/dev/null
