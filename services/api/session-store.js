@@ -757,11 +757,22 @@ function createSessionStore({ env = process.env, settings, promClient, register,
 
   const fresh = new WeakSet() // sessions of this request that were never in the store
   const written = new WeakMap() // session -> content last written
-  const { generate, set } = store // `generate` is express-session's, put there by session()
+  const { generate, regenerate, set, touch } = store // `generate` is express-session's, put there by session()
   const create = creation === store ? set : creation.set.bind(creation)
   store.generate = (req) => {
     generate(req)
     fresh.add(req.session)
+  }
+  store.regenerate = (req, callback) => {
+    if (!fresh.has(req.session)) return regenerate.call(store, req, callback)
+    store.generate(req) // no trip to Redis to destroy what was never there
+    callback()
+  }
+  // express-session holds back the end of each reply until the session's life is extended. It need not: where that fails the reply
+  // is true all the same, the failure is logged and counted, and the next request extends it.
+  store.touch = (sid, sess, callback = () => {}) => {
+    touch.call(store, sid, sess, () => {})
+    callback()
   }
   store.set = (sid, sess, callback = () => {}) => {
     const content = contentOf(sess)
@@ -809,7 +820,7 @@ function createSessionStore({ env = process.env, settings, promClient, register,
         if (req.session && redis) saveBeforeReply(req, res, written)
         return next()
       }
-      // Once the reply is out it is a touch that failed: counted and logged already, and the reply was true.
+      // Once the reply is on its way there is nobody to tell: a save that failed was counted and logged.
       if (!(err instanceof SessionStoreError && res.headersSent)) errorHandler(err, req, res, next)
     })
   }

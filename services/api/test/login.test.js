@@ -81,7 +81,21 @@ test('what is stored: JSON under the prefix, with the TTL, renewed on use', asyn
   assert.ok((await redis.admin.ttl(key)) > 43000)
   await redis.admin.expire(key, 100)
   await ada.status(api)
-  assert.ok((await redis.admin.ttl(key)) > 43000, 'use renews the TTL')
+  await until('use renews the TTL', async () => (await redis.admin.ttl(key)) > 43000)
+})
+
+test('a reply waits for the session to be read, not for its life to be extended', async (t) => {
+  const redis = await startRedis(t)
+  const api = await startApi(t, apiEnv(redis))
+  const ada = visitor()
+  await ada.logIn(api, 'ada')
+  const key = `ctmd:sess:${ada.sessionId}`
+  await redis.admin.expire(key, 100)
+  await redis.admin.sendCommand(['CLIENT', 'PAUSE', '60000', 'WRITE'])
+  assert.equal((await ada.status(api)).status, 200)
+  assert.ok((await redis.admin.ttl(key)) <= 100)
+  await redis.admin.sendCommand(['CLIENT', 'UNPAUSE'])
+  await until('the TTL is renewed', async () => (await redis.admin.ttl(key)) > 43000)
 })
 
 test('prefix, TTL, cookie name and database are settings', async (t) => {

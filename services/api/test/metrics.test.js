@@ -20,6 +20,7 @@ test('sessions, latency, connection, requests and process are measured', async (
   assert.equal(await value('session_store_operation_duration_seconds_count{operation="set"}'), 2, 'a login writes once')
   assert.equal(await value('session_store_operation_duration_seconds_count{operation="get"}'), 2)
   assert.equal(await value('session_store_operation_duration_seconds_count{operation="touch"}'), 1)
+  assert.equal(await value('session_store_operation_duration_seconds_count{operation="destroy"}'), 1, 'a logout; nothing before a login')
   assert.equal(await value('http_request_duration_seconds_count{method="POST",route="/auth",status="200"}'), 2)
   assert.equal(await value('http_request_duration_seconds_count{method="GET",route="/auth_status",status="401"}'), 1)
   assert.ok((await value('process_resident_memory_bytes')) > 0)
