@@ -18,7 +18,7 @@ from typing import Any
 
 import kubernetes
 
-from infra.credentials import internal_secret
+from infra.credentials import internal_keys, internal_secret
 from infra.settings import Settings
 from ops import kube
 from ops.doctor import inside
@@ -164,7 +164,7 @@ def _secrets(settings: Settings) -> Iterator[str]:
     yield settings.credentials.session_secret
     if settings.tls_secret:
         yield settings.tls_secret
-    if settings.redis.mode == "sentinel":
+    if internal_keys(settings):
         yield internal_secret(settings)
 
 

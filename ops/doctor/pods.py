@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from infra.credentials import internal_keys, internal_secret
 from infra.redis import conf
 from infra.redis.sentinel import proxy_name
 from ops.doctor.look import Look, Object, is_ready, labels, moment, name, names, pairs, statuses
@@ -134,6 +135,8 @@ def secrets(look: Look) -> Iterator[Finding]:
     wanted[names_.session_secret] = ["session-secret"]
     if look.settings.tls_secret:
         wanted[look.settings.tls_secret] = ["ca.crt"] if look.external else ["tls.crt", "tls.key", "ca.crt"]
+    if passwords := internal_keys(look.settings):
+        wanted[internal_secret(look.settings)] = list(passwords)
     for secret, keys in wanted.items():
         if any(line.startswith(f"{secret}:") for line in look.unseen):
             continue

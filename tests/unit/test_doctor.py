@@ -19,6 +19,7 @@ import redis as redis_py
 from program import config, declare
 from rich.console import Console
 
+from infra.credentials import internal_keys
 from infra.redis import conf
 from infra.release import Release
 from infra.settings import parse
@@ -158,6 +159,8 @@ def healthy(**changes: Any) -> Look:
         "api-session-secret": Secret({"session-secret": SESSION.encode()}),
         "redis-tls": Secret(leaf()),
     }
+    if keys := internal_keys(look.settings):
+        look.secrets["redis-internal"] = Secret(dict.fromkeys(keys, b"among-themselves"))
     look.api = {pod["metadata"]["name"]: an_api() for pod in api}
     look.redis = {pod["metadata"]["name"]: a_redis() for pod in members}
     look.clocks = {"node node-1": 0.0, "pod api-1": 0.0, "pod api-2": 0.1}
@@ -533,6 +536,18 @@ def test_a_change_by_hand_explains_what_it_broke() -> None:
     (found,) = doctor.examine(look)
     assert (found.id, found.severity) == ("changed-by-hand", BROKEN)
     assert found.evidence == ("spec.template.spec.containers.0.env.9: A=b (set by kubectl-edit)",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [(SENTINEL, "internal"), ({"metrics": {"exporterImage": f"exporter@sha256:{'1' * 64}"}}, "monitor")],
+)
+def test_the_secret_of_the_pods_among_themselves_is_wanted(changes: Any, key: str) -> None:
+    look = healthy(**changes)
+    assert doctor.examine(look) == []
+    look.secrets["redis-internal"].data.pop(key)
+    (found,) = doctor.examine(look)
+    assert (found.id, found.what) == ("secret-missing", f"Secret redis-internal has no {key}")
 
 
 def test_without_its_namespace_nothing_is_there_and_that_is_one_finding() -> None:

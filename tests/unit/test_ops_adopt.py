@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +33,6 @@ def found(env: dict[str, str | None], **more: Any) -> look.Found:
     return look.Found(SimpleNamespace(), container, env, [], **more)
 
 
-@pytest.mark.skipif(not shutil.which("haproxy"), reason="HAProxy is not installed")
 @pytest.mark.parametrize("what", ["door", "router"])
 def test_haproxy_takes_the_configuration(tmp_path: Path, what: str) -> None:
     ca = tmp_path / "ca.crt"
