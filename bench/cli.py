@@ -33,18 +33,6 @@ Wait = Annotated[int, typer.Option(help="sessions.waitReplicas, in sentinel mode
 Rate = Annotated[float, typer.Option(help="Requests per second.")]
 Kinds = Annotated[list[str] | None, typer.Option("--kind", help="Only this kind; may be repeated.")]
 
-DEATH_COLUMNS = {
-    "rounds": "rounds",
-    "came_back": "came back",
-    "unavailable_p50": "unavailable p50",
-    "unavailable_p99": "p99",
-    "unavailable_worst": "worst",
-    "requests": "requests",
-    "failed": "failed",
-    "sessions": "sessions",
-    "sessions_lost": "lost",
-    "sessions_unanswered": "unanswered",
-}
 CHANGE_COLUMNS = {
     "rounds": "rounds",
     "requests": "requests",
@@ -106,7 +94,7 @@ def failover(
     picture = path.with_suffix(".png")
     title = f"Nobody served after the death of the master ({mode}, waitReplicas {wait_replicas}, {rate:.0f} requests/s)"
     plot.dots(picture, title, "seconds from the last success to the first", series)
-    results.show(console, title, summaries, DEATH_COLUMNS)
+    results.show(console, title, summaries, deaths.COLUMNS)
     console.print(f"{path}\n{picture}", soft_wrap=True, highlight=False)
     if any(s["came_back"] < s["rounds"] or s["rounds"] < rounds for s in summaries.values()):
         raise BenchError("the service did not come back by itself after one of the events; the rows say which")

@@ -6,19 +6,22 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 
 from bench import engine as engines
+from bench import failover, plot, results
 from bench import memory as held
 from bench import overhead as added
-from bench import plot, results
+from bench import peers as others
 from bench import soak as soaking
 from bench import throughput as path_of
 from bench.sessions import per_session
-from bench.stack import BenchError, Stack
+from bench.stack import REDIS_PORT, BenchError, Stack
 
 console = Console()
 Cluster = Annotated[str, typer.Option(help="Embedded cluster; it is started when it does not run (3 nodes).")]
@@ -79,8 +82,9 @@ def throughput(
     stack = Stack(cluster, namespace, "sentinel", 0, console, {"tls": {"enabled": tls}, "api": {"replicas": 1}})
     stack.create()
     path_of.start_client(stack, json.loads(stack.images.read_text())["redis"]["ref"])
-    rows = path_of.rounds(stack, rounds)
-    summed = path_of.summary(rows)
+    ways = path_of.ways_of(stack)
+    rows = path_of.rounds(stack, rounds, ways)
+    summed = path_of.summary(rows, ways)
     name = "throughput" if tls else "throughput-plain"
     path = results.write(name, {**results.machine(), "tls": tls, "summary": summed, "rows": rows})
     shown = {f"{point}: {way}": _rates(entry) for point, ways in summed.items() for way, entry in ways.items()}
@@ -94,6 +98,53 @@ def throughput(
     plot.dots(path.with_suffix(".png"), f"{title}: the whole path's share", "per cent of a bare Redis", series, 80)
     console.print(f"{path}", soft_wrap=True, highlight=False)
     _destroy([stack], keep)
+
+
+def peers(
+    chart: Annotated[
+        Path,
+        typer.Option(exists=True, file_okay=False, help="Folder of chart redis-ha (GitHub: DandyDeveloper/charts)."),
+    ],
+    rounds: Annotated[int, typer.Option(min=1, help="Of each kind of death, at each.")] = 5,
+    rate: Annotated[float, typer.Option(help="Requests per second.")] = 100.0,
+    cluster: Cluster = "bench",
+    namespace: Namespace = "bench-peers",
+    keep: Keep = False,
+) -> None:
+    """Our stack and Helm chart redis-ha: the master dies under load, in turns; then how much each does a second."""
+    plain = {"tls": {"enabled": False}, "api": {"replicas": 2}}
+    ours = Stack(cluster, f"{namespace}-ours", "sentinel", 1, console, dict(plain))
+    theirs = others.RedisHa(cluster, f"{namespace}-chart", "external", 0, console, dict(plain), chart=chart)
+    both: dict[str, Stack] = {others.OURS: ours, others.THEIRS: theirs}
+    _create(list(both.values()))
+    deaths, rows = others.rounds(both, others.KINDS, rounds, rate)
+    path_of.start_client(ours, json.loads(ours.images.read_text())["redis"]["ref"])
+    ways = {
+        path_of.BARE: path_of.ways_of(ours)[path_of.BARE],
+        **{
+            key: (stack.service_address(service), REDIS_PORT, stack.secret("redis-secret", "password"))
+            for key, stack, service in ((others.OURS, ours, "redis"), (others.THEIRS, theirs, theirs.service))
+        },
+    }
+    asked = path_of.rounds(ours, rounds, ways)
+    rates = path_of.summary(asked, ways)
+    version = yaml.safe_load((chart / "Chart.yaml").read_text())["version"]
+    found = {"chart": version, "deaths": deaths, "throughput": rates, "rows": rows, "throughput_rows": asked}
+    path = results.write("peers", {**results.machine(), "requests_per_second": rate, **found})
+    series = {
+        f"{kind}, {key}": [
+            r["unavailable"] for r in rows if (r["kind"], r["stack"]) == (kind, key) and r["unavailable"]
+        ]
+        for kind in others.KINDS
+        for key in both
+    }
+    title = f"The master dies: session-store and redis-ha {version}, {rate:.0f} requests/s"
+    plot.dots(path.with_suffix(".png"), title, "seconds from the last success to the first", series)
+    results.show(console, title, deaths, failover.COLUMNS)
+    shown = {f"{point}: {way}": _rates(entry) for point, each in rates.items() for way, entry in each.items()}
+    results.show(console, "Sessions set and got a second, no TLS", shown, RATE_COLUMNS)
+    console.print(f"{path}", soft_wrap=True, highlight=False)
+    _destroy(list(both.values()), keep)
 
 
 def memory(
@@ -246,5 +297,5 @@ def _rates(entry: Mapping[str, Any]) -> dict[str, str]:
 
 def register(app: typer.Typer) -> None:
     """Put the commands beside the others."""
-    for command in (overhead, throughput, memory, soak, engine):
+    for command in (overhead, throughput, memory, soak, engine, peers):
         app.command()(command)

@@ -22,6 +22,18 @@ KINDS = {
 }
 USUAL = ("kill", "delete", "partition", "node")
 """One thing dies. Where all Redis die at once no replica is left that has what was acknowledged: only if asked for."""
+COLUMNS = {
+    "rounds": "rounds",
+    "came_back": "came back",
+    "unavailable_p50": "unavailable p50",
+    "unavailable_p99": "p99",
+    "unavailable_worst": "worst",
+    "requests": "requests",
+    "failed": "failed",
+    "sessions": "sessions",
+    "sessions_lost": "lost",
+    "sessions_unanswered": "unanswered",
+}
 BACK_LIMIT = 300.0
 """Seconds after which the service is taken for gone for good."""
 READY_LIMIT = 600.0

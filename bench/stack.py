@@ -74,11 +74,12 @@ class Stack:
 
     def kubectl(self, *arguments: str) -> str:
         """What kubectl printed, in the stack's namespace."""
-        return _run([self._kubectl, "--namespace", self.namespace, *arguments], self.environment)
+        return self.tool("kubectl", "--namespace", self.namespace, *arguments)
 
-    @cached_property
-    def _kubectl(self) -> str:
-        return _run([sys.executable, "-m", "toolchain", "path", "kubectl"]).split()[-1]
+    def tool(self, name: str, *arguments: str) -> str:
+        """What a program of the toolchain printed."""
+        path = _run([sys.executable, "-m", "toolchain", "path", name]).split()[-1]
+        return _run([path, *arguments], self.environment)
 
     @cached_property
     def _kubeconfig(self) -> str:
@@ -165,8 +166,7 @@ class Stack:
 
     def addresses(self, app: str) -> list[str]:
         """Addresses of the pods with this label `app`; the host has a route to them."""
-        pods = self.api.core.list_namespaced_pod(self.namespace, label_selector=f"app={app}").items
-        return [pod.status.pod_ip for pod in pods if pod.metadata.deletion_timestamp is None]
+        return [pod.status.pod_ip for pod in self.pods(app)]
 
     @cached_property
     def api(self) -> kube.Cluster:
@@ -188,10 +188,14 @@ class Stack:
         data = self.api.core.read_namespaced_secret(name, self.namespace).data
         return base64.b64decode(data[key]).decode()
 
-    def redis_pods(self) -> list[Any]:
-        """The Redis pods, as the API server knows them."""
-        pods = self.api.core.list_namespaced_pod(self.namespace, label_selector="app=redis").items
+    def pods(self, app: str) -> list[Any]:
+        """The pods with this label `app`, as the API server knows them, but for those that end."""
+        pods = self.api.core.list_namespaced_pod(self.namespace, label_selector=f"app={app}").items
         return [pod for pod in pods if pod.metadata.deletion_timestamp is None]
+
+    def redis_pods(self) -> list[Any]:
+        """The Redis pods."""
+        return self.pods("redis")
 
     def client(self, pod: str) -> redis.Redis:
         """A client of one Redis pod, through the API server."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ class Point:
 
 POINTS = (Point(50, 1, 60_000), Point(3, 16, 150_000), Point(50, 16, 150_000))
 """Everybody's default; the API's way, where each pod has one connection for all its requests; and both."""
+Ways = Mapping[str, tuple[str, int, str | None]]
+"""What the client asks: host, port, password."""
 BARE, DIRECT, WHOLE = "bare on loopback", "the master's pod", "Service, HAProxy, master"
 
 
@@ -113,15 +115,18 @@ def start_client(stack: Stack, image: str) -> None:
     stack.wait_ready(120)
 
 
-def rounds(stack: Stack, count: int) -> list[dict[str, Any]]:
-    """In each round every way at every point, in random order; a row each."""
+def ways_of(stack: Stack) -> Ways:
+    """To the bare Redis and to the stack's."""
     password = stack.secret("redis-secret", "password")
-    master = stack.master().status.pod_ip
-    ways = {
+    return {
         BARE: ("127.0.0.1", BARE_PORT, None),
-        DIRECT: (master, REDIS_PORT, password),
+        DIRECT: (stack.master().status.pod_ip, REDIS_PORT, password),
         WHOLE: ("redis", REDIS_PORT, password),
     }
+
+
+def rounds(stack: Stack, count: int, ways: Ways) -> list[dict[str, Any]]:
+    """In each round every way at every point, in random order; a row each. The client is in the stack's namespace."""
     order = random.Random(1)  # noqa: S311 - whose turn it is
     rows: list[dict[str, Any]] = []
     for number in range(1, count + 1):
@@ -151,12 +156,12 @@ def _line(rows: list[dict[str, Any]]) -> str:
     return ", ".join(f"{row['way']} SET {row['SET']:.0f} GET {row['GET']:.0f}" for row in rows)
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By point: for each way the median of its rounds, the share of the bare one's, and the cores that were busy."""
+def summary(rows: list[dict[str, Any]], ways: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """By point: for each way, in that order, the median of its rounds, the share of the bare one's, and the cores that were busy."""
     found: dict[str, dict[str, Any]] = {}
     for point in POINTS:
         found[point.label] = {}
-        for way in (BARE, DIRECT, WHOLE):
+        for way in ways:
             mine = [row for row in rows if (row["point"], row["way"]) == (point.label, way)]
             cores = {name: _middle([row["cores"][name] for row in mine]) for name in mine[0]["cores"]}
             entry: dict[str, Any] = {"cores": cores}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import engine, overhead, plot, sessions, soak, throughput, wire
+from bench import engine, overhead, peers, plot, sessions, soak, throughput, wire
+from bench.load import Check
 from bench.stack import BenchError
 from ops import progress
 
@@ -199,3 +200,17 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     panels = {"read": {"MemoryStore": ([1, 2], [50, 100])}, "write": {"MemoryStore": ([1, 2], [50, 100])}}
     plot.curves(tmp_path / "p.png", "title", panels, "ms", "per cent", log=True)
     assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_a_chart_gets_our_images_by_digest_though_it_joins_name_and_tag() -> None:
+    digest = "ab" * 32
+    values = peers.values_of({name: {"ref": f"local/{name}@sha256:{digest}"} for name in ("redis", "haproxy")})
+    for part, name in ((values, "redis"), (values["haproxy"], "haproxy")):
+        image = part["image"]
+        assert f"{image['repository']}:{image['tag']}" == f"local/{name}@sha256:{digest}"
+
+
+def test_what_became_of_the_sessions_of_several_loads_adds_up() -> None:
+    one, other = Check(10, frozenset("a"), frozenset()), Check(5, frozenset("b"), frozenset("c"))
+    assert peers.merged([one, other]) == Check(15, frozenset("ab"), frozenset("c"))
+    assert peers.merged([]) == Check(0, frozenset(), frozenset())
