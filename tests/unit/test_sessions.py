@@ -7,17 +7,19 @@ import json
 import time
 import types
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pods
 import pytest
 import redis
-from program import config
+from program import DIGEST, config
+from rich.console import Console
 from typer.testing import CliRunner
 
 from infra.settings import parse
-from ops import cli, master
+from ops import cli, deployed, master
 from ops.deployed import Deployed
 from ops.errors import OpsError
 from ops.sessions import cli as commands
@@ -466,6 +468,58 @@ def test_a_store_in_memory_is_told() -> None:
 def test_a_redis_that_is_not_theirs_yet_is_told() -> None:
     with pytest.raises(OpsError, match="python -m ops adopt run --stack dev"):
         store.of(None, parse(config(redis={"adoption": "beside"})), "dev")  # type: ignore[arg-type]
+
+
+def test_redis_of_ours_is_asked_at_its_master_in_the_sessions_database(
+    server: pods.Pod, live: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Pods:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def master(self) -> Any:
+            return types.SimpleNamespace(name="redis-ha-2")
+
+        def client(self, *where: Any) -> Any:
+            asked.append(where)
+            return server.client(db=where[1])
+
+    monkeypatch.setattr(store, "RedisPods", Pods)
+    put(live, "one")
+    ha = {"mode": "sentinel", "proxyImage": DIGEST.format("haproxy"), "database": DATABASE}
+    found = store.of(None, parse(config(redis=ha)), "dev")  # type: ignore[arg-type]
+    assert asked == [("redis-ha-2", DATABASE)]
+    assert sum(len(some) for some in found.scan()) == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "database", "said"),
+    [({"settings": config(redis={"database": 5})}, 5, ""), (None, 0, "! Going by Pulumi.dev.yaml"), ({}, None, "")],
+)
+def test_a_stack_is_what_was_deployed(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, Any] | None, database: int | None, said: str
+) -> None:
+    def outputs(_: Any, unseen: list[str]) -> Any:
+        unseen += ["the engine's state"] * (told is None)
+        return told
+
+    cluster = types.SimpleNamespace(context="a-cluster", server="https://there")
+    monkeypatch.setattr(deployed.books, "settings", lambda _: parse(config()))
+    monkeypatch.setattr(deployed.books, "engine", lambda *_: "an engine")
+    monkeypatch.setattr(deployed.books, "outputs", outputs)
+    monkeypatch.setattr(deployed.kube, "connect", lambda *_: cluster)
+    monkeypatch.setattr(deployed.gather, "reach", lambda _: None)
+    console = Console(file=StringIO(), width=200)
+    if database is None:
+        with pytest.raises(OpsError, match="Stack dev is not deployed") as error:
+            deployed.find(console, "dev")
+        assert error.value.code == 2
+        return
+    assert deployed.find(console, "dev").settings.redis.database == database
+    assert isinstance(console.file, StringIO)
+    assert said in console.file.getvalue()
 
 
 def test_an_external_redis_that_is_not_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
