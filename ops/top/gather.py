@@ -100,6 +100,8 @@ class Sources:
             source.start()
         for answers, source, is_ready in asked:
             answers.append(source.answer(end, is_ready))
+        for answers in (seen.redis, seen.api, seen.proxies):
+            answers.sort(key=lambda one: one.name)
         return seen
 
     def _list(self) -> dict[str, list[Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from infra.redis.conf import stateful_set
 from infra.settings import Settings
-from ops.top.metrics import OPERATION, PROBES, REQUESTS, Labels, Metrics, quantile, since
+from ops.top.metrics import OPERATION, PROBES, REQUESTS, Labels, Metrics, Which, quantile, since
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,16 @@ def _api(was: Answer | None, now: Answer) -> ApiFigures:
             ("logins", "session_store_sessions_created_total", lambda _: True),
             ("errors", "session_store_errors_total", lambda _: True),
         ):
-            # A counter with labels is not there before it counts.
-            first = old.value(series, which) or 0 if found.connected is not None else old.value(series, which)
-            last = told.value(series, which) or 0 if found.connected is not None else told.value(series, which)
+            first, last = (_counted(metrics, series, which) for metrics in (old, told))
             setattr(found, name, _rate(was, now, since(first, last)))
         found.p99 = _p99([(old, told)])
     return found
+
+
+def _counted(told: Metrics, series: str, which: Which) -> float | None:
+    """A counter; one with labels is not there before it counts, with an API of ours."""
+    value = told.value(series, which)
+    return 0 if value is None and told.value("session_store_connected") is not None else value
 
 
 def _p99(pairs: list[tuple[Metrics, Metrics]]) -> float | None:

@@ -51,8 +51,7 @@ def since(before: float | None, after: float | None) -> float | None:
 def quantile(share: float, before: Mapping[float, float], after: Mapping[float, float]) -> float | None:
     """A quantile of what a histogram took between two looks, as Prometheus reckons it; None: it took nothing."""
     bounds = sorted(after)
-    anew = any(after[bound] < before.get(bound, 0) for bound in bounds)
-    counts = [after[bound] - (0 if anew else before.get(bound, 0)) for bound in bounds]
+    counts = [after[bound] - before.get(bound, 0) for bound in bounds]
     if not counts or counts[-1] <= 0:
         return None
     rank, low, below = share * counts[-1], 0.0, 0.0

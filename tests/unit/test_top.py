@@ -219,6 +219,7 @@ def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         pod.client().set("ctmd:sess:one", "{}", ex=60)
         monkeypatch.setattr(gather.RedisPods, "client", lambda self, name: pod.client(decode_responses=True))
         monkeypatch.setattr(gather, "_metrics", lambda *_: Metrics(AFTER))
+        monkeypatch.setattr(gather, "PATIENCE", 60.0)
         yield pod
 
 
@@ -236,9 +237,9 @@ def test_pods_are_told_apart_and_asked(answering: pods.Pod) -> None:
     told = seen(was, now)
     assert [(one.pod, one.role, one.keys) for one in told.redis] == [("redis-0", "master", {"0": 1})]
     assert [(one.pod, one.ready, one.trouble) for one in told.api] == [
-        ("api-3", False, "Pending"),
         ("api-1", True, None),
         ("api-2", False, None),
+        ("api-3", False, "Pending"),
     ]
     assert (told.sessions, told.proxies, told.unseen) == (1, [], [])
     assert told.redis[0].operations is not None
