@@ -17,16 +17,20 @@ from ops.doctor import cli as doctor
 from ops.errors import OpsError
 from ops.promote import cli as promotion
 from ops.rotate import cli as rotate
+from ops.sessions import cli as sessions
+from ops.top import cli as top
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 certificates_app = typer.Typer(no_args_is_help=True, help="Redis's certificate, where no cert-manager makes it.")
 app.add_typer(certificates_app, name="certificates")
 app.add_typer(rotate.app, name="rotate")
 app.add_typer(adoption.app, name="adopt")
+app.add_typer(sessions.app, name="sessions")
 app.command()(promotion.promote)
 app.command()(promotion.rollback)
 app.command("drift")(promotion.drifted)
 app.command("doctor")(doctor.command)
+app.command()(top.top)
 app.command()(observe.alerts)
 app.command()(observe.dashboard)
 console = Console()

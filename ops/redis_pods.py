@@ -100,13 +100,7 @@ class RedisPods:
 
     def secret(self, name: str) -> dict[str, str]:
         """A Secret's values, {} when there is none. They are never shown."""
-        try:
-            data = self.cluster.core.read_namespaced_secret(name, self.namespace, _request_timeout=TIMEOUT).data or {}
-        except ApiException as error:
-            if error.status != 404:
-                raise
-            data = {}
-        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+        return secret(self.cluster, self.namespace, name)
 
     def running(self) -> list[Any]:
         """Pods whose Redis may answer, by name."""
@@ -187,6 +181,17 @@ class RedisPods:
                 f"Redis in namespace {self.namespace} has {len(masters) or 'no'} masters ({says}): try again soon."
             )
         return masters[0]
+
+
+def secret(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
+    """A Secret's values, {} when there is none. They are never shown."""
+    try:
+        data = cluster.core.read_namespaced_secret(name, namespace, _request_timeout=TIMEOUT).data or {}
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        data = {}
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
 def of(target: Target, outputs: dict[str, Any]) -> RedisPods:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ops import archive, backup, kube, pod_exec, restore_compare, restore_secret
 from ops.errors import OpsError
+from ops.master import Store
 from ops.redis_pods import CONTAINER, RedisPods
 from ops.restore_scratch import Scratch
 from ops.stacks import Target
@@ -99,11 +100,11 @@ def _read(target: Target, file: Path) -> archive.Backup:
 
 
 def _bring(target: Target, pods: RedisPods, scratch: Scratch, wish: Wish, refused: str | None) -> None:
-    stores: dict[int, restore_compare.Store] = {}
+    stores: dict[int, Store] = {}
 
-    def store(database: int) -> restore_compare.Store:
+    def store(database: int) -> Store:
         if database not in stores:
-            stores[database] = restore_compare.Store(lambda: pods.client(pods.master().name, database))
+            stores[database] = Store(lambda: pods.client(pods.master().name, database))
         return stores[database]
 
     live = None if refused else lambda database: store(database).client()

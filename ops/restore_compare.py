@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import redis
-from kubernetes.client import ApiException
 from rich.table import Table
 
-from ops.errors import OpsError
+from ops.master import OURS, Store, persist
 
-TRANSIENT = ("You can't write against a read only", "NOREPLICAS", "Link with MASTER", "MASTERDOWN", "READONLY")
-"""What a store says that is about to have a master again."""
-OURS = b"session-store:"
-"""Keys of the machinery itself (the agent's heartbeat): not sessions, and never brought back."""
 BATCH = 200
 Clients = Callable[[int], redis.Redis]
 
@@ -164,23 +158,6 @@ def table(found: dict[int, Counts]) -> Table:
     return shown
 
 
-class Store:
-    """One database of the running store's master, found again when it is lost."""
-
-    def __init__(self, connect: Callable[[], redis.Redis]) -> None:
-        self._connect, self._client = connect, None  # type: tuple[Callable[[], redis.Redis], redis.Redis | None]
-
-    def client(self) -> redis.Redis:
-        """Of the present master."""
-        if self._client is None:
-            self._client = self._connect()
-        return self._client
-
-    def lost(self) -> None:
-        """It does not answer, or is no master any more."""
-        self._client = None
-
-
 def copy(
     scratch: redis.Redis,
     live: Store,
@@ -238,27 +215,3 @@ def prune(scratch: redis.Redis, live: Store, patience: float) -> int:
         How many keys went.
     """
     return sum(persist(partial(_unlink, names), live, patience) for names in extra(scratch, live.client()) if names)
-
-
-def persist(work: Callable[[Any], int], live: Store, patience: float) -> int:
-    """Do one step that may be done again, through a failover if need be.
-
-    Raises:
-        OpsError: the store takes no writes.
-    """
-    end = time.monotonic() + patience
-    while True:
-        try:
-            return work(live.client())
-        except redis.OutOfMemoryError:
-            raise OpsError(
-                "The store is full (maxmemory): raise session-store:redis.memory, run `ops up`, and run this again."
-            ) from None
-        except (redis.RedisError, OSError, ApiException, OpsError) as error:
-            live.lost()
-            refused = isinstance(error, redis.ResponseError) and not str(error).startswith(TRANSIENT)
-            if refused or time.monotonic() > end:
-                raise OpsError(
-                    f"The store does not take the backup: {error}. Running this again goes on from here."
-                ) from None
-            time.sleep(0.5)

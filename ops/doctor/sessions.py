@@ -89,7 +89,8 @@ def endless(look: Look) -> Iterator[Finding]:
     if forever:
         what = "Sessions without an end are in Redis: they stay for ever and fill it"
         seen = f"{len(forever)} of {len(sample)} keys looked at have TTL -1, as {_masked(forever[0], prefix)}"
-        fix = "find who writes them (session-store.js gives each one an end), then let each end: `EXPIRE KEY SECONDS`"
+        put = f"`python -m ops sessions drop --without-end --stack {look.stack}`"
+        fix = f"find who writes them (session-store.js gives each one an end), then {put}"
         yield Finding("session-without-end", SESSIONS, what, (seen,), fix, RISK)
     empty = [key for key, _, content in sample if _bare(content)]
     if empty:

@@ -409,7 +409,7 @@ BREAKAGES: list[tuple[str, str, Breakage]] = [
         "delete pod",
         lambda p: redis_said(p, "CONFIG SET maxmemory-policy allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
     ),
-    ("session-without-end", "EXPIRE", lambda p: say(p, "forever", "{}")),
+    ("session-without-end", "ops sessions drop", lambda p: say(p, "forever", "{}")),
     ("save-uninitialized", "saveUninitialized", lambda p: say(p, "visitor", "'{\"cookie\":{}}' EX 600")),
     ("stale-lock", "ops up", left_lock),
     ("override-unproven", "ops verify", overridden),

@@ -19,7 +19,8 @@ from program import config, declare
 
 from ops import archive, backup_stream, restore_compare, workspace
 from ops.errors import OpsError
-from ops.restore_compare import Counts, Store
+from ops.master import Store
+from ops.restore_compare import Counts
 
 SCRIPT = Path(__file__).parents[2] / "infra" / "redis" / "scripts" / "backup.sh"
 MANIFEST: dict[str, Any] = {"stack": "dev", "keys": {"0": 1}}

@@ -423,7 +423,7 @@ CAUSES: list[tuple[str, Break, str, str]] = [
         "session-without-end",
         redis(sessions=[("ctmd:sess:abcdefghij", -1, '{"user": 1}')]),
         "as ctmd:sess:abcdef…",
-        "EXPIRE",
+        "ops sessions drop --without-end",
     ),
     (
         "save-uninitialized",

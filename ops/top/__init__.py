@@ -1,0 +1,1 @@
+"""`ops top`: a live view of a stack. Reads only (docs/sessions.md)."""
