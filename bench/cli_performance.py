@@ -103,7 +103,7 @@ def throughput(
 def peers(
     chart: Annotated[
         Path,
-        typer.Option(exists=True, file_okay=False, help="Folder of chart redis-ha (GitHub: DandyDeveloper/charts)."),
+        typer.Option(exists=True, file_okay=False, help="Folder of chart redis-ha (DandyDeveloper/charts)."),
     ],
     rounds: Annotated[int, typer.Option(min=1, help="Of each kind of death, at each.")] = 5,
     rate: Annotated[float, typer.Option(help="Requests per second.")] = 100.0,
@@ -112,7 +112,7 @@ def peers(
     keep: Keep = False,
 ) -> None:
     """Our stack and Helm chart redis-ha: the master dies under load, in turns; then how much each does a second."""
-    plain = {"tls": {"enabled": False}, "api": {"replicas": 2}}
+    plain: dict[str, dict[str, Any]] = {"tls": {"enabled": False}, "api": {"replicas": 2}}
     ours = Stack(cluster, f"{namespace}-ours", "sentinel", 1, console, dict(plain))
     theirs = others.RedisHa(cluster, f"{namespace}-chart", "external", 0, console, dict(plain), chart=chart)
     both: dict[str, Stack] = {others.OURS: ours, others.THEIRS: theirs}
@@ -131,6 +131,7 @@ def peers(
     version = yaml.safe_load((chart / "Chart.yaml").read_text())["version"]
     found = {"chart": version, "deaths": deaths, "throughput": rates, "rows": rows, "throughput_rows": asked}
     path = results.write("peers", {**results.machine(), "requests_per_second": rate, **found})
+    served = [row for row in rows if row["unavailable"] is not None]
     series = {
         f"{kind}, {key}": [
             r["unavailable"] for r in rows if (r["kind"], r["stack"]) == (kind, key) and r["unavailable"]

@@ -157,7 +157,7 @@ def _line(rows: list[dict[str, Any]]) -> str:
 
 
 def summary(rows: list[dict[str, Any]], ways: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """By point: for each way, in that order, the median of its rounds, the share of the bare one's, and the cores that were busy."""
+    """By point: for each way, in that order, its rounds' median, the share of the bare one's, and the busy cores."""
     found: dict[str, dict[str, Any]] = {}
     for point in POINTS:
         found[point.label] = {}
