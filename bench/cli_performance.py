@@ -133,9 +133,7 @@ def peers(
     path = results.write("peers", {**results.machine(), "requests_per_second": rate, **found})
     served = [row for row in rows if row["unavailable"] is not None]
     series = {
-        f"{kind}, {key}": [
-            r["unavailable"] for r in rows if (r["kind"], r["stack"]) == (kind, key) and r["unavailable"]
-        ]
+        f"{kind}, {key}": [row["unavailable"] for row in served if (row["kind"], row["stack"]) == (kind, key)]
         for kind in others.KINDS
         for key in both
     }
