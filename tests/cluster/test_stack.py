@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+import requests
 from project import REPO, Project, ProjectMaker
 
 
@@ -67,6 +70,32 @@ def test_verify_is_green(stack: Deployed) -> None:
     assert red(lines) == {}
     assert code == 0
     assert len(lines) > 15
+
+
+def test_sessions_are_listed_without_their_ids_and_dropped_by_user_or_all(stack: Deployed, tmp_path: Path) -> None:
+    project, told = stack.project, tmp_path / "told.json"
+    address = f"http://{project.service_address('api')}:3030"
+    people = {user: requests.Session() for user in ("ada", "bob")}
+    for user, person in people.items():
+        assert person.post(f"{address}/auth", json={"username": user}, timeout=10).status_code == 200
+
+    def logged_in() -> list[str]:
+        return [user for user, person in people.items() if person.get(f"{address}/auth_status", timeout=10).ok]
+
+    said = project.ops("sessions", "list", "--json", str(told))
+    assert {"ada", "bob"} <= {row["user"] for row in json.loads(told.read_text())["listed"]}
+    ids = [unquote(person.cookies["connect.sid"])[2:].partition(".")[0] for person in people.values()]
+    assert [one for one in ids if one in said + told.read_text()] == []
+    assert "Dropped 1 session." in project.ops("sessions", "drop", "--user", "ada", "--yes")
+    assert logged_in() == ["bob"]
+    assert "--yes --confirm dev" in project.ops("sessions", "flush", "--yes", code=1)
+    assert logged_in() == ["bob"]
+    assert "Everybody has to log in again" in project.ops("sessions", "flush", "--yes", "--confirm", "dev")
+    assert logged_in() == []
+    project.ops("top", "--json", str(told))
+    seen = json.loads(told.read_text())
+    assert (seen["sessions"], [one["role"] for one in seen["redis"]], seen["unseen"]) == (0, ["master"], [])
+    assert [one["connected"] for one in seen["api"]] == [True, True]
 
 
 def test_generated_values_are_nowhere_in_plain_text(stack: Deployed) -> None:
