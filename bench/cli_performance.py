@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -13,8 +14,8 @@ import typer
 import yaml
 from rich.console import Console
 
+from bench import cores, failover, plot, results
 from bench import engine as engines
-from bench import failover, plot, results
 from bench import memory as held
 from bench import overhead as added
 from bench import peers as others
@@ -42,6 +43,9 @@ GROWTH = 1.0
 
 def overhead(
     samples: Annotated[int, typer.Option(min=100, help="Of each variant and kind.")] = 6000,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="No core for the requests alone: they share all with the cluster's work.")
+    ] = False,
     cluster: Cluster = "bench",
     namespace: Namespace = "bench",
     keep: Keep = False,
@@ -49,12 +53,13 @@ def overhead(
     """What a request's session takes longer in Redis than in the API's memory, with and without TLS and HAProxy."""
     stacks = {key: v.stack(cluster, f"{namespace}-{key}", console) for key, v in added.VARIANTS.items()}
     _create(list(stacks.values()))
-    taken, inside = added.measure(stacks, samples)
+    with contextlib.nullcontext() if shared else cores.own(stacks.values()):
+        taken, inside = added.measure(stacks, samples)
     summed = added.summary(taken)
     steps = {kind: added.steps(summed, kind) for kind in added.KINDS}
     placed = {key: stack.placement() for key, stack in stacks.items()}
     whole = {"summary": summed, "steps_mean_ms": steps, "inside_the_api": inside, "placement": placed}
-    path = results.write("overhead", {**results.machine(), **whole})
+    path = results.write("overhead-shared" if shared else "overhead", {**results.machine(), **whole})
     ranks = [100 * (n + 1) / samples for n in range(samples)]
     panels = {
         {"read": "GET /auth_status", "write": "POST /auth"}[kind]: {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,6 +18,8 @@ from bench.stack import BenchError, Stack
 
 WARM_UP = 500
 """Rounds that do not count: Node compiles what is called often."""
+REST = 0.003
+"""Seconds before each request: what the one before left to do (EXPIRE) is not in the way of another variant."""
 KINDS = ("read", "write")
 RESAMPLES = 200
 
@@ -81,6 +84,7 @@ def measure(stacks: Mapping[str, Stack], rounds: int) -> tuple[dict[str, Samples
         order.shuffle(turns)
         for key, kind in turns:
             request = wire.read(sessions[key]) if kind == "read" else wire.login(f"user{number:06d}")
+            time.sleep(REST)
             reply, took = connections[key].timed(request)
             if reply.status != 200:
                 raise BenchError(f"{VARIANTS[key].label}: a {kind} failed: {reply.head[:60]!r} {reply.body[:200]!r}")
