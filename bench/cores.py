@@ -14,8 +14,8 @@ ON_THE_WAY = {"api": ("node", "MainThread"), "redis-proxy": ("haproxy",), "redis
 
 
 @contextlib.contextmanager
-def own(stacks: Iterable[Stack], proc: Path = Path("/proc")) -> Iterator[None]:
-    """Client, API, proxy and master on the last core; all else of the cluster on the others, as on other nodes.
+def own(stacks: Iterable[Stack]) -> Iterator[None]:
+    """Client, API, proxy and master on the last core, all else on the others, as on other machines. Root only.
 
     Raises:
         BenchError: there is one core only.
@@ -23,19 +23,21 @@ def own(stacks: Iterable[Stack], proc: Path = Path("/proc")) -> Iterator[None]:
     every = os.sched_getaffinity(0)
     if len(every) < 2:
         raise BenchError("one core cannot be shared out: repeat it with --shared")
-    core, stacks = {max(every)}, list(stacks)
+    core, before = {max(every)}, dict[int, set[int]]()
     way = [member for stack in stacks for member in _way(stack)]
-    cluster = f"/session-store/{stacks[0].cluster}/"
     try:
-        for process, groups, name in _processes(proc, cluster):
+        for thread, groups, name in _threads():
             mine = any(uid in groups and name in names for uid, names in way)
-            _move(process, core if mine else every - core)
+            with contextlib.suppress(OSError):  # it has ended, or is the kernel's
+                before[thread] = os.sched_getaffinity(thread)
+                os.sched_setaffinity(thread, core if mine else every - core)
         os.sched_setaffinity(0, core)
         yield
     finally:
         os.sched_setaffinity(0, every)
-        for process, *_ in _processes(proc, cluster):
-            _move(process, every)
+        for thread, *_ in _threads():
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(thread, before.get(thread, every))
 
 
 def _way(stack: Stack) -> list[tuple[str, tuple[str, ...]]]:
@@ -46,17 +48,12 @@ def _way(stack: Stack) -> list[tuple[str, tuple[str, ...]]]:
     return [(str(pod.metadata.uid), ON_THE_WAY[app]) for app, pod in pods]
 
 
-def _processes(proc: Path, cluster: str) -> Iterator[tuple[Path, str, str]]:
-    """(folder in /proc, cgroups, name) of the cluster's processes; a Sentinel is no redis-server here."""
-    for process in proc.glob("[0-9]*"):
+def _threads() -> Iterator[tuple[int, str, str]]:
+    """(id, cgroups, name of its process) of every thread but this process's; a Sentinel is no redis-server here."""
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
-            groups = (process / "cgroup").read_text()
-            if cluster in groups:
-                sentinel = b"[sentinel]" in (process / "cmdline").read_bytes()
-                yield process, groups, "sentinel" if sentinel else (process / "comm").read_text().strip()
-
-
-def _move(process: Path, cores: set[int]) -> None:
-    with contextlib.suppress(OSError):
-        for thread in (process / "task").iterdir():
-            os.sched_setaffinity(int(thread.name), cores)
+            groups, command = (process / "cgroup").read_text(), (process / "cmdline").read_bytes()
+            name = "sentinel" if b"[sentinel]" in command else (process / "comm").read_text().strip()
+            if int(process.name) != os.getpid():
+                for task in (process / "task").iterdir():
+                    yield int(task.name), groups, name
