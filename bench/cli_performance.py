@@ -36,7 +36,15 @@ OVERHEAD_COLUMNS = {
     "interval": "95 % interval",
     "ratio_p99": "p99, times MemoryStore's",
 }
-RATE_COLUMNS = {"SET": "SET/s", "SET_share": "of bare", "GET": "GET/s", "GET_share": "of bare", "busy": "busy cores"}
+RATE_COLUMNS = {
+    "rate": "a second",
+    "share": "of bare",
+    "busy": "busy cores",
+    "client": "client",
+    "redis": "the Redis asked",
+    "proxies": "proxies",
+    "replicas": "replicas",
+}
 GROWTH = 1.0
 """Per cent that the API's memory may grow over a soak."""
 
@@ -79,21 +87,22 @@ def overhead(
 def throughput(
     rounds: Annotated[int, typer.Option(min=1, help="Each way and point once in each.")] = 5,
     tls: Annotated[bool, typer.Option(help="Of the stack and of the bare Redis.")] = True,
+    mode: Annotated[str, typer.Option(help="redis.mode: sentinel (three Redis, HAProxy) or standalone.")] = "sentinel",
     cluster: Cluster = "bench",
     namespace: Namespace = "bench-throughput",
     keep: Keep = False,
 ) -> None:
-    """Redis through Service and HAProxy, and a bare one on loopback: sessions a second, the same client for both."""
-    stack = Stack(cluster, namespace, "sentinel", 0, console, {"tls": {"enabled": tls}, "api": {"replicas": 1}})
+    """Redis through its Service, and a bare one on loopback: sessions a second, the same client for both."""
+    stack = Stack(cluster, f"{namespace}-{mode}", mode, 0, console, {"tls": {"enabled": tls}, "api": {"replicas": 1}})
     stack.create()
     path_of.start_client(stack, json.loads(stack.images.read_text())["redis"]["ref"])
     ways = path_of.ways_of(stack)
     rows = path_of.rounds(stack, rounds, ways)
     summed = path_of.summary(rows, ways)
-    name = "throughput" if tls else "throughput-plain"
-    path = results.write(name, {**results.machine(), "tls": tls, "summary": summed, "rows": rows})
-    shown = {f"{point}: {way}": _rates(entry) for point, ways in summed.items() for way, entry in ways.items()}
-    title = f"Sessions set and got a second, {'TLS' if tls else 'no TLS'}"
+    name = f"throughput-{mode}{'' if tls else '-plain'}"
+    path = results.write(name, {**results.machine(), "mode": mode, "tls": tls, "summary": summed, "rows": rows})
+    shown = _rates(summed)
+    title = f"Sessions set and got a second, {mode}, {'TLS' if tls else 'no TLS'}"
     results.show(console, title, shown, RATE_COLUMNS)
     series = {
         f"{test}, {point}": path_of.shares(rows, point, path_of.WHOLE, test)
@@ -145,8 +154,7 @@ def peers(
     title = f"The master dies: session-store and redis-ha {version}, {rate:.0f} requests/s"
     plot.dots(path.with_suffix(".png"), title, "seconds from the last success to the first", series)
     results.show(console, title, deaths, failover.COLUMNS)
-    shown = {f"{point}: {way}": _rates(entry) for point, each in rates.items() for way, entry in each.items()}
-    results.show(console, "Sessions set and got a second, no TLS", shown, RATE_COLUMNS)
+    results.show(console, "Sessions set and got a second, no TLS", _rates(rates), RATE_COLUMNS)
     console.print(f"{path}", soft_wrap=True, highlight=False)
     _destroy(list(both.values()), keep)
 
@@ -290,13 +298,20 @@ def _milliseconds(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _rates(entry: Mapping[str, Any]) -> dict[str, str]:
-    shares = {f"{test}_share": f"{entry[f'{test}_share']:.0f} %" for test in ("SET", "GET")}
-    return {
-        **shares,
-        **{test: f"{entry[test]:.0f}" for test in ("SET", "GET")},
-        "busy": f"{entry['cores']['busy']:.2f}",
-    }
+def _rates(summed: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, str]]:
+    """Rows by test, point and way: requests a second, and the cores that were busy with them, by part."""
+    rows: dict[str, dict[str, str]] = {}
+    for test in path_of.TESTS:
+        for point, ways in summed.items():
+            for way, entry in ways.items():
+                cores = entry["cores"][test]
+                cores = {**cores, "redis": cores["bare" if way == path_of.BARE else "master"]}
+                rows[f"{test}, {point}: {way}"] = {
+                    **{key: f"{cores[key]:.2f}" for key in list(RATE_COLUMNS)[2:]},
+                    "rate": f"{entry[test]:.0f}",
+                    "share": f"{entry[f'{test}_share']:.0f} %",
+                }
+    return rows
 
 
 def register(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import random
@@ -47,7 +48,10 @@ POINTS = (Point(50, 1, 60_000), Point(3, 16, 150_000), Point(50, 16, 150_000))
 """Everybody's default; the API's way, where each pod has one connection for all its requests; and both."""
 Ways = Mapping[str, tuple[str, int, str | None]]
 """What the client asks: host, port, password."""
-BARE, DIRECT, WHOLE = "bare on loopback", "the master's pod", "Service, HAProxy, master"
+BARE, DIRECT, WHOLE = "bare on loopback", "the master's pod", "through the Service"
+TESTS = ("SET", "GET")
+CLIENT = "client"
+GROUPS = Path("/sys/fs/cgroup")
 
 
 def client_pod(image: str, tls: bool) -> dict[str, Any]:
@@ -87,24 +91,23 @@ def client_pod(image: str, tls: bool) -> dict[str, Any]:
     }
 
 
-def command(point: Point, host: str, port: int, password: str | None, tls: bool) -> list[str]:
-    """redis-benchmark: sessions set and got at random."""
+def command(point: Point, test: str, host: str, port: int, password: str | None, tls: bool) -> list[str]:
+    """redis-benchmark: sessions set or got at random."""
     secure = ["--tls", "--cacert", f"{TLS_FOLDER}/ca.crt", "--sni", "redis"] if tls else []
     size = ["-c", point.clients, "-P", point.pipeline, "-n", point.requests, "-d", VALUE, "-r", KEYS]
     login = ["-a", password] if password else []
     return [
         str(word)
-        for word in ("redis-benchmark", "-h", host, "-p", port, *secure, *login, *size, "-t", "set,get", "--csv")
+        for word in ("redis-benchmark", "-h", host, "-p", port, *secure, *login, *size, "-t", test.lower(), "--csv")
     ]
 
 
-def parse(text: str) -> dict[str, float]:
-    """Requests a second by command, of what redis-benchmark prints with --csv."""
-    rows = csv.DictReader(line for line in text.splitlines() if line.startswith('"'))
-    found = {row["test"]: float(row["rps"]) for row in rows}
-    if set(found) != {"SET", "GET"}:
-        raise BenchError(f"redis-benchmark should have told of SET and GET: {text[-500:]}")
-    return found
+def parse(text: str) -> float:
+    """Requests a second, of what redis-benchmark prints with --csv."""
+    rows = list(csv.DictReader(line for line in text.splitlines() if line.startswith('"')))
+    if len(rows) != 1:
+        raise BenchError(f"redis-benchmark should have told of one test: {text[-500:]}")
+    return float(rows[0]["rps"])
 
 
 def start_client(stack: Stack, image: str) -> None:
@@ -127,29 +130,42 @@ def ways_of(stack: Stack) -> Ways:
 
 def rounds(stack: Stack, count: int, ways: Ways) -> list[dict[str, Any]]:
     """In each round every way at every point, in random order; a row each. The client is in the stack's namespace."""
-    order = random.Random(1)  # noqa: S311 - whose turn it is
+    order, parts = random.Random(1), parts_of(stack)  # noqa: S311 - whose turn it is
     rows: list[dict[str, Any]] = []
     for number in range(1, count + 1):
         for point in POINTS:
             turns = list(ways)
             order.shuffle(turns)
             for way in turns:
-                seen = _once(stack, command(point, *ways[way], stack.tls))
-                rows.append({"round": number, "point": point.label, "way": way, **seen})
+                row: dict[str, Any] = {"round": number, "point": point.label, "way": way, "cores": {}}
+                for test in TESTS:
+                    asked = command(point, test, *ways[way], stack.tls)
+                    row[test], row["cores"][test] = _once(stack, asked, parts)
+                rows.append(row)
             stack.say(f"round {number}, {point.label}: {_line(rows[-len(ways) :])}")
     return rows
 
 
-def _once(stack: Stack, asked: list[str]) -> dict[str, Any]:
-    """What redis-benchmark found, and the cores that were busy meanwhile."""
-    before = cpu_seconds()
+def _once(stack: Stack, asked: list[str], parts: Mapping[str, list[str]]) -> tuple[float, dict[str, float]]:
+    """What redis-benchmark found, and the cores that each part was busy with meanwhile."""
+    before = cpu_seconds(parts)
     done = pod_exec.run(stack.api, stack.namespace, POD, "redis", asked)
-    after = cpu_seconds()
+    after = cpu_seconds(parts)
     if done.code:
         raise BenchError(f"redis-benchmark: exit {done.code}: {(done.out + done.err)[-500:]}")
     seconds = after["seconds"] - before["seconds"]
-    cores = {name: (after[name] - before[name]) / seconds for name in after if name != "seconds"}
-    return {**parse(done.out), "cores": cores}
+    return parse(done.out), {name: (after[name] - before[name]) / seconds for name in after if name != "seconds"}
+
+
+def parts_of(stack: Stack) -> dict[str, list[str]]:
+    """Uids of the pods that a request, or its copies, go through."""
+    core, master = stack.api.core, stack.master().metadata.uid
+    return {
+        CLIENT: [core.read_namespaced_pod(POD, stack.namespace).metadata.uid],
+        "master": [master],
+        "replicas": [uid for pod in stack.redis_pods() if (uid := pod.metadata.uid) != master],
+        "proxies": [pod.metadata.uid for pod in stack.pods("redis-proxy")],
+    }
 
 
 def _line(rows: list[dict[str, Any]]) -> str:
@@ -163,11 +179,12 @@ def summary(rows: list[dict[str, Any]], ways: Iterable[str]) -> dict[str, dict[s
         found[point.label] = {}
         for way in ways:
             mine = [row for row in rows if (row["point"], row["way"]) == (point.label, way)]
-            cores = {name: _middle([row["cores"][name] for row in mine]) for name in mine[0]["cores"]}
-            entry: dict[str, Any] = {"cores": cores}
-            for test in ("SET", "GET"):
+            entry: dict[str, Any] = {"cores": {}}
+            for test in TESTS:
+                cores = [row["cores"][test] for row in mine]
                 entry[test] = _middle([row[test] for row in mine])
                 entry[f"{test}_share"] = _middle(shares(rows, point.label, way, test))
+                entry["cores"][test] = {name: _middle([one[name] for one in cores]) for name in cores[0]}
             found[point.label][way] = entry
     return found
 
@@ -186,20 +203,32 @@ def _middle(values: list[float]) -> float:
     return found
 
 
-def cpu_seconds(proc: Path = Path("/proc")) -> Mapping[str, float]:
-    """Seconds of CPU so far, of all programs of these names, of the machine (`busy`), and what time it is (`seconds`).
+def cpu_seconds(parts: Mapping[str, list[str]], proc: Path = Path("/proc"), groups: Path = GROUPS) -> dict[str, float]:
+    """Seconds of CPU so far: of the pods of each part, of the bare Redis, of the machine (`busy`), and what time it is.
 
-    The client's end before they are looked at: what is `busy` and nobody's is theirs and the kernel's.
+    Args:
+        parts: label to uids of pods; the one of CLIENT runs the bare Redis, which is not counted there.
+        proc: where the kernel tells of processes.
+        groups: where the cgroup hierarchies are mounted.
     """
     tick = os.sysconf("SC_CLK_TCK")
-    found = dict.fromkeys(("redis-server", "haproxy"), 0.0)
+    found = {label: sum(pod_seconds(uid, groups) for uid in uids) for label, uids in parts.items()}
+    found["bare"] = 0.0
     for stat in proc.glob("[0-9]*/stat"):
-        try:
+        with contextlib.suppress(OSError):  # it has ended
             name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
-        except OSError:  # it has ended
-            continue
-        if name in found:
-            found[name] += sum(int(n) for n in rest.split()[11:13]) / tick
+            if name == "redis-server" and parts[CLIENT][0] in stat.with_name("cgroup").read_text():
+                found["bare"] += sum(int(n) for n in rest.split()[11:13]) / tick
+    found[CLIENT] -= found["bare"]
     times = [int(n) / tick for n in (proc / "stat").read_text().split("\n", 1)[0].split()[1:9]]
     idle = times[3] + times[4]
     return {**found, "busy": sum(times) - idle, "seconds": float((proc / "uptime").read_text().split()[0])}
+
+
+def pod_seconds(uid: str, groups: Path = GROUPS) -> float:
+    """Seconds of CPU of a pod of an embedded cluster, of its processes that have ended as well."""
+    for usage in groups.glob(f"cpuacct/session-store/*/*/kubepods/*/pod{uid}/cpuacct.usage"):
+        return int(usage.read_text()) / 1e9
+    for stat in groups.glob(f"session-store/*/*/kubepods/*/pod{uid}/cpu.stat"):
+        return int(stat.read_text().split()[1]) / 1e6
+    return 0.0

@@ -13,9 +13,6 @@ import pytest
 from embedded import REPO, EmbeddedCluster, run_cluster
 from project import Project, ProjectMaker
 
-# `make test` is near its limit of time, and these two have not been seen whole in a session of their own yet (issue 6).
-collect_ignore = [] if os.environ.get("SESSION_STORE_TEST_ALL") else ["test_doctor.py", "test_metrics.py"]
-
 
 @pytest.fixture(scope="session")
 def start_cluster() -> Iterator[Callable[..., EmbeddedCluster]]:

@@ -90,21 +90,20 @@ def test_the_steps_of_the_overhead_add_up_to_all_of_it() -> None:
 
 
 def test_redis_benchmarks_figures_are_read() -> None:
-    text = '"test","rps","avg_latency_ms"\n"SET","41000.50","0.6"\n"GET","50000.00","0.5"\n'
-    assert throughput.parse(text) == {"SET": 41000.5, "GET": 50000.0}
+    assert throughput.parse('"test","rps","avg_latency_ms"\n"SET","41000.50","0.6"\n') == 41000.5
     with pytest.raises(BenchError, match="NOAUTH"):
         throughput.parse("Error: NOAUTH Authentication required.")
 
 
 def test_both_sides_get_the_same_command_but_for_where_they_are() -> None:
     point = throughput.POINTS[0]
-    bare = throughput.command(point, "127.0.0.1", 7000, None, tls=True)
-    whole = throughput.command(point, "redis", 6379, "secret", tls=True)
+    bare = throughput.command(point, "SET", "127.0.0.1", 7000, None, tls=True)
+    whole = throughput.command(point, "SET", "redis", 6379, "secret", tls=True)
     assert [word for word in whole if word not in ("redis", "6379", "-a", "secret")] == [
         word for word in bare if word not in ("127.0.0.1", "7000", "redis")
     ]
     assert "--tls" in bare
-    assert "--tls" not in throughput.command(point, "127.0.0.1", 7000, None, tls=False)
+    assert "--tls" not in throughput.command(point, "SET", "127.0.0.1", 7000, None, tls=False)
 
 
 def test_shares_are_of_the_same_round() -> None:
@@ -117,18 +116,25 @@ def test_shares_are_of_the_same_round() -> None:
     assert throughput.shares(rows, label, throughput.WHOLE, "SET") == [90, 90]
 
 
-def test_cpu_is_that_of_all_programs_of_a_name(tmp_path: Path) -> None:
-    (tmp_path / "stat").write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2 3\n")
-    (tmp_path / "uptime").write_text("12.5 20.0\n")
-    for pid, name in ((1, "redis-server"), (2, "redis-server"), (3, "other (x)")):
-        (tmp_path / str(pid)).mkdir()
-        fields = " ".join(["S", *("0" for _ in range(10)), "50", "25", "0"])
-        (tmp_path / str(pid) / "stat").write_text(f"{pid} ({name}) {fields}\n")
-    found = throughput.cpu_seconds(tmp_path)
-    assert found["redis-server"] == pytest.approx(1.5)
-    assert found["haproxy"] == 0
-    assert found["busy"] == pytest.approx(2.0)
-    assert found["seconds"] == 12.5
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        ("cpuacct/session-store/c/n/kubepods/burstable/poduid-1/cpuacct.usage", "2500000000\n"),
+        ("session-store/c/n/kubepods/burstable/poduid-1/cpu.stat", "usage_usec 2500000\nuser_usec 1\n"),
+    ],
+)
+def test_cpu_is_that_of_the_pods_and_the_bare_redis_is_no_client(tmp_path: Path, place: str, content: str) -> None:
+    proc, usage = tmp_path / "proc", tmp_path / place
+    usage.parent.mkdir(parents=True)
+    usage.write_text(content)
+    (proc / "7").mkdir(parents=True)
+    (proc / "stat").write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2 3\n")
+    (proc / "uptime").write_text("12.5 20.0\n")
+    fields = " ".join(["S", *("0" for _ in range(10)), "50", "25", "0"])
+    (proc / "7" / "stat").write_text(f"7 (redis-server) {fields}\n")
+    (proc / "7" / "cgroup").write_text("4:memory:/session-store/c/n/kubepods/burstable/poduid-1/x\n")
+    found = throughput.cpu_seconds({"client": ["uid-1"], "master": ["uid-2"]}, proc, tmp_path)
+    assert found == pytest.approx({"client": 1.75, "bare": 0.75, "master": 0, "busy": 2.0, "seconds": 12.5})
 
 
 def test_an_up_that_changes_nothing_tells_how_many_resources_there_are() -> None:
