@@ -11,7 +11,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 
-def dots(path: Path, title: str, axis: str, series: Mapping[str, Sequence[float]], limit: float | None = None) -> None:
+def dots(path: Path, title: str, axis: str, series: Mapping[str, Sequence[float]], least: float | None = None) -> None:
     """Write a picture (PNG or SVG, by the name).
 
     Args:
@@ -19,7 +19,7 @@ def dots(path: Path, title: str, axis: str, series: Mapping[str, Sequence[float]
         title: above.
         axis: what is measured, with its unit.
         series: label -> values, one row each.
-        limit: a value that should not be passed, drawn as a line.
+        least: what a value should be at least, drawn as a line; the worst is the highest one where there is none.
     """
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.7 * len(series)), layout="constrained")
     for row, values in enumerate(series.values()):
@@ -29,14 +29,14 @@ def dots(path: Path, title: str, axis: str, series: Mapping[str, Sequence[float]
         # Spread a little, in a fixed pattern, so that equal values stay visible.
         heights = [row + 0.12 * ((index % 5) - 2) / 2 for index in range(len(values))]
         axes.scatter(values, heights, s=22, color="#4477aa", alpha=0.7, linewidths=0)
-        middle, worst = ordered[(len(ordered) - 1) // 2], ordered[-1]
+        middle, worst = ordered[(len(ordered) - 1) // 2], ordered[-1 if least is None else 0]
         axes.plot([middle, middle], [row - 0.3, row + 0.3], color="#228833", linewidth=2)
         axes.plot([worst, worst], [row - 0.3, row + 0.3], color="#cc3311", linewidth=2)
         axes.annotate(f"p50 {middle:.2f}", (middle, row + 0.32), ha="center", va="top", fontsize=8, color="#228833")
-        if worst > middle:
+        if worst != middle:
             axes.annotate(f"worst {worst:.2f}", (worst, row - 0.45), ha="center", fontsize=8, color="#cc3311")
-    if limit is not None:
-        axes.axvline(limit, color="#999999", linestyle="--", linewidth=1)
+    if least is not None:
+        axes.axvline(least, color="#999999", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(series)), [f"{label}  (n={len(values)})" for label, values in series.items()])
     axes.set_ylim(len(series) - 0.4, -0.6)
     axes.set_xlim(left=0)
