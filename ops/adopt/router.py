@@ -115,7 +115,8 @@ class Router:
             "resources": pods.resources("50m", "128Mi"),
             "securityContext": CONFINED,
             "volumeMounts": [{"name": "config", "mountPath": FOLDER, "readOnly": True}],
-            "readinessProbe": {"httpGet": {"path": "/", "port": HEALTH}, "periodSeconds": 2},
+            # Time for the first checks: before them the new pods count as up, who are not there yet.
+            "readinessProbe": {"httpGet": {"path": "/", "port": HEALTH}, "initialDelaySeconds": 5, "periodSeconds": 2},
             "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", stop]}}},
         }
         user = self._settings.redis.run_as_user
