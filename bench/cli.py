@@ -16,14 +16,13 @@ from bench import changes as routine
 from bench import cli_performance, plot, results, splitbrain
 from bench import failover as deaths
 from bench import rehearse as rehearsal
-from bench.load import Load
+from bench.load import WARM_UP, Load
 from bench.routes import Balancer, ServiceRoute
 from bench.stack import AHEAD, ERRORS, BenchError, Stack
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 cli_performance.register(app)
 console = Console()
-WARM_UP = 3.0
 API_PORT = 3030
 
 Cluster = Annotated[str, typer.Option(help="Embedded cluster; it is started when it does not run (3 nodes).")]

@@ -97,7 +97,7 @@ def throughput(
     stack.create()
     path_of.start_client(stack, json.loads(stack.images.read_text())["redis"]["ref"])
     ways = path_of.ways_of(stack)
-    rows = path_of.rounds(stack, rounds, ways)
+    rows = path_of.rounds([stack], rounds, ways)
     summed = path_of.summary(rows, ways)
     name = f"throughput-{mode}{'' if tls else '-plain'}"
     path = results.write(name, {**results.machine(), "mode": mode, "tls": tls, "summary": summed, "rows": rows})
@@ -140,7 +140,7 @@ def peers(
             for key, stack, service in ((others.OURS, ours, "redis"), (others.THEIRS, theirs, theirs.service))
         },
     }
-    asked = path_of.rounds(ours, rounds, ways)
+    asked = path_of.rounds([ours, theirs], rounds, ways)
     rates = path_of.summary(asked, ways)
     version = yaml.safe_load((chart / "Chart.yaml").read_text())["version"]
     found = {"chart": version, "deaths": deaths, "throughput": rates, "rows": rows, "throughput_rows": asked}

@@ -23,6 +23,8 @@ READ_PATIENCE = 5.0
 CONNECT = 1.0
 CHECKERS = 10
 """Checks at the same time: more would be a second load."""
+WARM_UP = 3.0
+"""Seconds of load before it counts."""
 PORTS = range(10000, 65536)
 """Clients' ports, one after the other. People have addresses of their own; here they share one, and a port used again
 within two minutes may lead to where it led before, a pod that is gone: so long conntrack remembers."""

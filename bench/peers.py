@@ -13,14 +13,13 @@ from typing import Any
 import yaml
 
 from bench import failover
-from bench.load import Check, Load
+from bench.load import WARM_UP, Check, Load
 from bench.routes import Balancer
 from bench.stack import Stack
 
 RELEASE = "peer"
 PASSWORD, KEY = "redis-secret", "password"
 KINDS = ("kill", "delete")
-WARM_UP = 3.0
 OURS, THEIRS = "session-store", "redis-ha"
 
 
@@ -59,6 +58,10 @@ class RedisHa(Stack):
     def redis_pods(self) -> list[Any]:
         """See `Stack`."""
         return self.pods("redis-ha")
+
+    def proxy_pods(self) -> list[Any]:
+        """See `Stack`."""
+        return self.pods("redis-ha-haproxy")
 
 
 def values_of(images: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:

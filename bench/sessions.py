@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench import wire
 from bench.stack import BenchError
+from ops.top import metrics
 
 API_PORT = 3030
 MB = 1e6
-_LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(\{[^}]*\})? (\S+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Metrics:
     """The text of a /metrics, as figures."""
 
     def __init__(self, text: str) -> None:
-        self._found = [
-            (name, dict(_LABEL.findall(labels)), float(value)) for name, labels, value in _LINE.findall(text)
-        ]
+        self._told = metrics.Metrics(text)
 
     @classmethod
     def of(cls, connection: wire.Connection) -> Metrics:
@@ -31,7 +27,7 @@ class Metrics:
 
     def value(self, name: str, **labels: str) -> float:
         """Sum of the series of that name that have these labels; 0 of none."""
-        return sum(value for found, own, value in self._found if found == name and labels.items() <= own.items())
+        return sum(value for own, value in self._told.series(name) if labels.items() <= own.items())
 
     @property
     def resident(self) -> float:
@@ -50,9 +46,9 @@ class Metrics:
 
     def operations(self, before: Metrics) -> dict[str, dict[str, float]]:
         """What the store was asked since `before`: operation -> how often, and the mean milliseconds it took."""
-        name = "session_store_operation_duration_seconds"
+        name = metrics.OPERATION
         result = {}
-        for operation in sorted({own["operation"] for found, own, _ in self._found if found == f"{name}_count"}):
+        for operation in sorted({own["operation"] for own, _ in self._told.series(f"{name}_count")}):
             count, seconds = (
                 self.value(f"{name}_{part}", operation=operation) - before.value(f"{name}_{part}", operation=operation)
                 for part in ("count", "sum")

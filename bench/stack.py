@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,7 @@ class Stack:
 
     def tool(self, name: str, *arguments: str) -> str:
         """What a program of the toolchain printed."""
-        path = _run([sys.executable, "-m", "toolchain", "path", name]).split()[-1]
-        return _run([path, *arguments], self.environment)
+        return _run([_program(name), *arguments], self.environment)
 
     @cached_property
     def _kubeconfig(self) -> str:
@@ -197,6 +196,10 @@ class Stack:
         """The Redis pods."""
         return self.pods("redis")
 
+    def proxy_pods(self) -> list[Any]:
+        """The pods that lead to the master."""
+        return self.pods("redis-proxy")
+
     def client(self, pod: str) -> redis.Redis:
         """A client of one Redis pod, through the API server."""
         tls = tunnel.trust(self.secret("redis-tls", "ca.crt")) if self.tls else None
@@ -236,7 +239,7 @@ class Stack:
 
     def _unready(self) -> str | None:
         for node in self.api.core.list_node().items:
-            if node.spec.unschedulable or not _is_ready(node.status.conditions):
+            if node.spec.unschedulable or not kube.is_ready(node):
                 return f"node {node.metadata.name}"
         apps = self.api.apps
         for item in apps.list_namespaced_stateful_set(self.namespace).items:
@@ -250,9 +253,7 @@ class Stack:
             if item.status.observed_generation != item.metadata.generation or set(counts) != {item.spec.replicas}:
                 return f"deployment {item.metadata.name}"
         for pod in self.api.core.list_namespaced_pod(self.namespace).items:
-            if pod.status.phase != "Succeeded" and (
-                pod.metadata.deletion_timestamp or not _is_ready(pod.status.conditions or [])
-            ):
+            if pod.status.phase != "Succeeded" and (pod.metadata.deletion_timestamp or not kube.is_ready(pod)):
                 return f"pod {pod.metadata.name}"
         return None
 
@@ -262,8 +263,9 @@ class Stack:
             raise BenchError(f"not Ready after {seconds:.0f} s: {self.unready()}")
 
 
-def _is_ready(conditions: list[Any]) -> bool:
-    return any(c.type == "Ready" and c.status == "True" for c in conditions)
+@cache
+def _program(name: str) -> str:
+    return _run([sys.executable, "-m", "toolchain", "path", name]).split()[-1]
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None, behind: int = BEHIND) -> str:

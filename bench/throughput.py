@@ -6,7 +6,7 @@ import contextlib
 import csv
 import os
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,9 +128,10 @@ def ways_of(stack: Stack) -> Ways:
     }
 
 
-def rounds(stack: Stack, count: int, ways: Ways) -> list[dict[str, Any]]:
-    """In each round every way at every point, in random order; a row each. The client is in the stack's namespace."""
-    order, parts = random.Random(1), parts_of(stack)  # noqa: S311 - whose turn it is
+def rounds(stacks: Sequence[Stack], count: int, ways: Ways) -> list[dict[str, Any]]:
+    """In each round every way at every point, in random order; a row each. The client is beside the first stack."""
+    stack, parts = stacks[0], parts_of(stacks)
+    order = random.Random(1)  # noqa: S311 - whose turn it is
     rows: list[dict[str, Any]] = []
     for number in range(1, count + 1):
         for point in POINTS:
@@ -157,14 +158,16 @@ def _once(stack: Stack, asked: list[str], parts: Mapping[str, list[str]]) -> tup
     return parse(done.out), {name: (after[name] - before[name]) / seconds for name in after if name != "seconds"}
 
 
-def parts_of(stack: Stack) -> dict[str, list[str]]:
-    """Uids of the pods that a request, or its copies, go through."""
-    core, master = stack.api.core, stack.master().metadata.uid
+def parts_of(stacks: Sequence[Stack]) -> dict[str, list[str]]:
+    """Uids of the pods that a request, or its copies, go through; the client is beside the first stack."""
+    client = stacks[0].api.core.read_namespaced_pod(POD, stacks[0].namespace)
+    masters = [stack.master().metadata.uid for stack in stacks]
+    redis = [pod.metadata.uid for stack in stacks for pod in stack.redis_pods()]
     return {
-        CLIENT: [core.read_namespaced_pod(POD, stack.namespace).metadata.uid],
-        "master": [master],
-        "replicas": [uid for pod in stack.redis_pods() if (uid := pod.metadata.uid) != master],
-        "proxies": [pod.metadata.uid for pod in stack.pods("redis-proxy")],
+        CLIENT: [client.metadata.uid],
+        "master": masters,
+        "replicas": [uid for uid in redis if uid not in masters],
+        "proxies": [pod.metadata.uid for stack in stacks for pod in stack.proxy_pods()],
     }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PEOPLE = 'route!~"/healthz|/readyz|/metrics"'
+PROBES = ("/healthz", "/readyz", "/metrics")
+"""What no person asks for."""
+PEOPLE = f'route!~"{"|".join(PROBES)}"'
 """Requests of people: neither probes nor scrapes."""
 REFUSED = PEOPLE + ',status="503"'
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
@@ -137,6 +138,17 @@ def get(read: Callable[..., Any], *args: Any) -> Any:
         if error.status == 404:
             return None
         raise
+
+
+def secret(cluster: Cluster, namespace: str, name: str) -> dict[str, bytes]:
+    """A Secret's values, {} when there is none. They are never shown."""
+    found = get(cluster.core.read_namespaced_secret, name, namespace)
+    return {key: base64.b64decode(value) for key, value in ((found and found.data) or {}).items()}
+
+
+def is_ready(item: Any) -> bool:
+    """Whether a pod serves, or a node takes pods."""
+    return any(c.type == "Ready" and c.status == "True" for c in item.status.conditions or [])
 
 
 def wait_for(probe: Callable[[], Any], seconds: float, every: float = 0.3) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import socket
 import ssl
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from kubernetes.client import ApiException
 
 from infra.credentials import internal_secret
 from infra.settings import Settings, parse
-from ops import tunnel
+from ops import kube, tunnel
 from ops.errors import OpsError
 from ops.kube import TIMEOUT, Cluster
 from ops.stacks import Target
@@ -100,7 +99,7 @@ class RedisPods:
 
     def secret(self, name: str) -> dict[str, str]:
         """A Secret's values, {} when there is none. They are never shown."""
-        return secret(self.cluster, self.namespace, name)
+        return {key: value.decode() for key, value in kube.secret(self.cluster, self.namespace, name).items()}
 
     def running(self) -> list[Any]:
         """Pods whose Redis may answer, by name."""
@@ -181,17 +180,6 @@ class RedisPods:
                 f"Redis in namespace {self.namespace} has {len(masters) or 'no'} masters ({says}): try again soon."
             )
         return masters[0]
-
-
-def secret(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
-    """A Secret's values, {} when there is none. They are never shown."""
-    try:
-        data = cluster.core.read_namespaced_secret(name, namespace, _request_timeout=TIMEOUT).data or {}
-    except ApiException as error:
-        if error.status != 404:
-            raise
-        data = {}
-    return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
 def of(target: Target, outputs: dict[str, Any]) -> RedisPods:

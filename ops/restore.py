@@ -184,7 +184,7 @@ def _refused(pods: RedisPods) -> str | None:
     if pods.settings.redis.mode != "standalone":
         return None
     for pod in pods.running():
-        if any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or []):
+        if kube.is_ready(pod):
             continue
         with contextlib.suppress(TimeoutError, *kube.API_ERRORS):
             command = ["sh", "-c", f"cat {REFUSED} 2>/dev/null"]

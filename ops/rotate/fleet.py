@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import json
@@ -21,7 +20,7 @@ from kubernetes.client import ApiException
 from infra import api, wiring
 from infra.redis.conf import PORT, SECRETS_DIR
 from infra.settings import Settings
-from ops import tunnel
+from ops import kube, tunnel
 from ops.certificates import MANAGER
 from ops.kube import TIMEOUT, Cluster, get
 
@@ -46,9 +45,8 @@ class Fleet:
 
     def secret(self, name: str) -> dict[str, str]:
         """A Secret's content; {}: there is none."""
-        found = get(self._cluster.core.read_namespaced_secret, name, self._namespace)
-        data = (found and found.data) or {}
-        return {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
+        found = kube.secret(self._cluster, self._namespace, name)
+        return {key: value.decode(errors="replace") for key, value in found.items()}
 
     def note(self, secret: str, key: str) -> dict[str, Any]:
         """What an earlier run noted on a Secret; {}: nothing."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import redis
 
 from infra.settings import Settings
-from ops import kube, redis_pods, tunnel
+from ops import kube, tunnel
 from ops.errors import OpsError
 from ops.master import OURS, Answer, Store, persist
 from ops.redis_pods import RedisPods
@@ -189,11 +188,14 @@ def external(cluster: kube.Cluster, settings: Settings) -> Callable[[], redis.Re
     name = settings.credentials.password_secret
 
     def connect() -> redis.Redis:
-        read = partial(redis_pods.secret, cluster, settings.namespace)
-        ca = read(settings.tls_secret).get("ca.crt") if settings.tls_secret else None
+        def read(secret: str, key: str) -> str | None:
+            value = kube.secret(cluster, settings.namespace, secret).get(key)
+            return None if value is None else value.decode()
+
+        ca = read(settings.tls_secret, "ca.crt") if settings.tls_secret else None
         client = tunnel.redis_over(
             tunnel.direct(host, port),
-            read(name).get("password"),
+            read(name, "password"),
             settings.redis.username,
             settings.redis.database,
             tunnel.trust(ca) if settings.tls.enabled else None,

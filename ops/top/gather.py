@@ -89,7 +89,7 @@ class Sources:
                     trouble = "being deleted" if pod.metadata.deletion_timestamp else str(pod.status.phase)
                     answers.append(Answer(name, end, trouble=trouble, ready=False))
                     continue
-                asked.append((answers, self._source(part, name, str(pod.metadata.uid)), _ready(pod)))
+                asked.append((answers, self._source(part, name, str(pod.metadata.uid)), kube.is_ready(pod)))
                 alive.add(str(pod.metadata.uid))
         if self._settings.redis.mode == "external":
             host = str(self._settings.redis.host)
@@ -135,10 +135,6 @@ class Sources:
             }
             self._known[uid] = Source(self._cluster, name, ask[part]())
         return self._known[uid]
-
-
-def _ready(pod: Any) -> bool:
-    return any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions or [])
 
 
 def _redis(connect: Callable[[Cluster], redis.Redis]) -> Ask:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.redis.conf import stateful_set
+from infra.series import PROBES
 from infra.settings import Settings
-from ops.top.metrics import OPERATION, PROBES, REQUESTS, Labels, Metrics, Which, quantile, since
+from ops.top.metrics import OPERATION, REQUESTS, Labels, Metrics, Which, quantile, since
 
 
 @dataclass(frozen=True)

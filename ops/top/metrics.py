@@ -12,8 +12,6 @@ Labels = Mapping[str, str]
 Which = Callable[[Labels], bool]
 OPERATION = "session_store_operation_duration_seconds"
 REQUESTS = "http_request_duration_seconds_count"
-PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-"""What no person asks for, as `infra.series.PEOPLE` has it."""
 
 
 class Metrics:
@@ -27,15 +25,19 @@ class Metrics:
             except ValueError:
                 continue
 
+    def series(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """(labels, value) of each series of that name."""
+        return self._found.get(name, [])
+
     def value(self, name: str, which: Which = lambda _: True) -> float | None:
         """Sum of the series of that name that are meant; None where there is none of that name at all."""
-        series = self._found.get(name)
-        return None if series is None else sum(value for labels, value in series if which(labels))
+        series = self.series(name)
+        return sum(value for labels, value in series if which(labels)) if series else None
 
     def buckets(self, name: str) -> dict[float, float]:
         """Upper bound to count, of a histogram's series together."""
         found: dict[float, float] = {}
-        for labels, value in self._found.get(f"{name}_bucket", []):
+        for labels, value in self.series(f"{name}_bucket"):
             bound = float(labels.get("le", "+Inf"))
             found[bound] = found.get(bound, 0) + value
         return found

@@ -12,9 +12,9 @@ from typing import Any
 
 import kubernetes
 
-from ops.kube import TIMEOUT, wait_for
+from ops.kube import TIMEOUT, is_ready, wait_for
 from ops.verify import sentinel
-from ops.verify.live import PATIENCE, Live, ready
+from ops.verify.live import PATIENCE, Live
 from ops.verify.model import Check, Failed, Skipped
 
 SERVED_AGAIN = 30.0
@@ -119,7 +119,7 @@ def _kill(live: Live, pod: Any) -> None:
 
 def _replaced(live: Live, victim: Any, listed: Any, count: int) -> None:
     def enough() -> bool:
-        return sum(1 for pod in listed() if ready(pod) and pod.metadata.uid != victim.metadata.uid) >= count
+        return sum(1 for pod in listed() if is_ready(pod) and pod.metadata.uid != victim.metadata.uid) >= count
 
     if not wait_for(enough, PATIENCE):
         raise Failed(f"{victim.metadata.name} was killed; no new pod was ready within {PATIENCE:.0f} s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import socket
@@ -17,8 +16,8 @@ from kubernetes.client import ApiException
 
 from infra.redis.sentinel import proxy_name
 from infra.settings import Settings
-from ops import tunnel
-from ops.kube import TIMEOUT, Cluster, wait_for
+from ops import kube, tunnel
+from ops.kube import TIMEOUT, Cluster, is_ready, wait_for
 from ops.tunnel import Reply
 from ops.verify.model import Failed, Unseen
 
@@ -71,15 +70,8 @@ class Live:
     def secret(self, name: str, key: str) -> str | None:
         """A value of a Secret, None when there is none. It is never shown."""
         if (name, key) not in self._secrets:
-            try:
-                data = (
-                    self.cluster.core.read_namespaced_secret(name, self.namespace, _request_timeout=TIMEOUT).data or {}
-                )
-            except ApiException as error:
-                if error.status != 404:
-                    raise
-                data = {}
-            self._secrets[name, key] = base64.b64decode(data[key]).decode() if key in data else None
+            value = kube.secret(self.cluster, self.namespace, name).get(key)
+            self._secrets[name, key] = None if value is None else value.decode()
         return self._secrets[name, key]
 
     def censor(self, text: str) -> str:
@@ -108,7 +100,7 @@ class Live:
     def api_pods(self, ready_only: bool = True) -> list[Any]:
         """The API's pods."""
         pods = self.pods(self.deployment().spec.selector.match_labels)
-        return [pod for pod in pods if ready(pod)] if ready_only else pods
+        return [pod for pod in pods if is_ready(pod)] if ready_only else pods
 
     def an_api_pod(self) -> str:
         """Name of a pod of the API that serves."""
@@ -140,7 +132,7 @@ class Live:
         self.cluster.core.delete_namespaced_pod(pod.metadata.name, self.namespace, _request_timeout=TIMEOUT)
 
         def replaced() -> bool:
-            return sum(1 for p in pods() if ready(p) and p.metadata.uid != pod.metadata.uid) >= count
+            return sum(1 for p in pods() if is_ready(p) and p.metadata.uid != pod.metadata.uid) >= count
 
         if not wait_for(replaced, PATIENCE):
             raise Failed(f"pod {pod.metadata.name} was deleted; no new one was ready within {PATIENCE:.0f} s")
@@ -222,7 +214,7 @@ class Live:
                 where = f"{endpoint['host']}:{endpoint['port']}"
                 raise Unseen(f"{where} cannot be reached from here ({error}): run this where the API runs") from None
             return opener
-        pods = [pod for pod in (self.proxy_pods() if self.sentinel else self.redis_pods()) if ready(pod)]
+        pods = [pod for pod in (self.proxy_pods() if self.sentinel else self.redis_pods()) if is_ready(pod)]
         if not pods:
             raise Failed(f"no pod of {'the proxy' if self.sentinel else 'Redis'} is ready")
         return self.pod_opener(pods[0].metadata.name, endpoint["port"])
@@ -288,11 +280,6 @@ class Live:
             return ""
         finally:
             plain.close()
-
-
-def ready(pod: Any) -> bool:
-    """Whether a pod serves."""
-    return any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or [])
 
 
 def hint(reply: Reply) -> str:

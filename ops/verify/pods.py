@@ -9,9 +9,9 @@ from typing import Any
 from kubernetes.client import ApiException
 from kubernetes.utils.quantity import parse_quantity
 
-from ops.kube import TIMEOUT, wait_for
+from ops.kube import TIMEOUT, is_ready, wait_for
 from ops.verify import sentinel
-from ops.verify.live import PATIENCE, Live, Session, ready
+from ops.verify.live import PATIENCE, Live, Session
 from ops.verify.model import Check, Failed, Skipped, Unseen
 
 WARNING = "MemoryStore is not designed for a production environment"
@@ -23,7 +23,7 @@ RESIDENT = re.compile(r"^process_resident_memory_bytes(?:\{[^}]*\})? (\S+)$", re
 def replicas(live: Live) -> str:
     """As many pods serve as were configured."""
     settings, pods = live.settings.api, live.api_pods(ready_only=False)
-    serving = [pod for pod in pods if ready(pod)]
+    serving = [pod for pod in pods if is_ready(pod)]
     if settings.existing_deployment:
         low = high = live.deployment().spec.replicas
     elif settings.autoscaling:
@@ -31,7 +31,7 @@ def replicas(live: Live) -> str:
     else:
         low = high = settings.replicas
     if not low <= len(serving) <= high or len(serving) != len(pods):
-        idle = "".join(f"; {pod.metadata.name} is not ready{_reason(pod)}" for pod in pods if not ready(pod))
+        idle = "".join(f"; {pod.metadata.name} is not ready{_reason(pod)}" for pod in pods if not is_ready(pod))
         raise Failed(f"{len(serving)} pods are ready, {low if low == high else f'{low} to {high}'} configured{idle}")
     answers = {}
     for pod in serving:
@@ -48,7 +48,7 @@ def redis_ready(live: Live) -> str:
         live.opener()
         return f"{live.outputs['endpoint']['host']} accepts connections"
     pods = live.redis_pods()
-    if idle := [f"{pod.metadata.name}{_reason(pod)}" for pod in pods if not ready(pod)]:
+    if idle := [f"{pod.metadata.name}{_reason(pod)}" for pod in pods if not is_ready(pod)]:
         raise Failed(f"not ready: {', '.join(idle)}")
     wanted = live.settings.redis.replicas if live.sentinel else 1
     if len(pods) < wanted:

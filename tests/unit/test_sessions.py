@@ -524,7 +524,7 @@ def test_a_stack_is_what_was_deployed(
 
 def test_an_external_redis_that_is_not_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     where = {"mode": "external", "host": "127.0.0.1", "port": pods.free_port(), "image": ...}
-    monkeypatch.setattr(store.redis_pods, "secret", lambda *_: {"password": "pw"})
+    monkeypatch.setattr(store.kube, "secret", lambda *_: {"password": b"pw"})
     settings = parse(config(redis=where, tls={"enabled": False}))
     with pytest.raises(OpsError, match="cannot be reached from here.*run this where the API's network is"):
         store.of(None, settings, "dev")  # type: ignore[arg-type]
@@ -535,12 +535,12 @@ def test_an_external_redis_is_asked_as_the_api_asks_it(
 ) -> None:
     put(live, "one")
     where = {"mode": "external", "host": "127.0.0.1", "port": server.place.port, "image": ..., "database": DATABASE}
-    ca = (Path(server.place.secrets) / "redis-tls" / "ca.crt").read_text()
-    secrets = {"redis-secret": {"password": "pw"}, "redis-tls": {"ca.crt": ca}}
-    monkeypatch.setattr(store.redis_pods, "secret", lambda _cluster, _space, name: secrets[name])
+    ca = (Path(server.place.secrets) / "redis-tls" / "ca.crt").read_bytes()
+    secrets = {"redis-secret": {"password": b"pw"}, "redis-tls": {"ca.crt": ca}}
+    monkeypatch.setattr(store.kube, "secret", lambda _cluster, _space, name: secrets[name])
     settings = parse(config(redis=where, tls={"secretName": "redis-tls"}))
     assert sum(len(some) for some in store.of(None, settings, "dev").scan()) == 1  # type: ignore[arg-type]
-    secrets["redis-secret"]["password"] = "wrong"
+    secrets["redis-secret"]["password"] = b"wrong"
     with pytest.raises(OpsError, match="refuses the password of Secret redis-secret"):
         store.of(None, settings, "dev")  # type: ignore[arg-type]
 

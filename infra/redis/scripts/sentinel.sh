@@ -113,12 +113,11 @@ healthy() {
   fi
   [ -n "$role" ] || return 1
   if [ $((tick % 12)) -eq 0 ] || [ "$trouble" -gt 0 ]; then
-    named=$(sentinel_row "$SELF" | cut -d' ' -f3)
     # A master asks them all: its own Sentinel may be the one that missed the election of another.
-    if [ "$role $named" = "master $(address "$SELF")" ]; then
-      master=$(agreed "$(sentinels)")
-      named=$(address "${master:-$SELF}")
-    fi
+    if [ "$role" = master ]; then view=$(sentinels); else view=$(sentinel_row "$SELF"); fi
+    named=$(echo "$view" | awk -v i="$SELF" '$2 == i { print $3 }')
+    master=$(agreed "$view")
+    if [ -n "$master" ] && [ "$named" = "$(address "$SELF")" ]; then named=$(address "$master"); fi
   fi
   if [ "$role" = master ]; then
     [ -z "$pinged" ] || kill "$pinger" 2>/dev/null
