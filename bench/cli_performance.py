@@ -88,21 +88,28 @@ def throughput(
     rounds: Annotated[int, typer.Option(min=1, help="Each way and point once in each.")] = 5,
     tls: Annotated[bool, typer.Option(help="Of the stack and of the bare Redis.")] = True,
     mode: Annotated[str, typer.Option(help="redis.mode: sentinel (three Redis, HAProxy) or standalone.")] = "sentinel",
+    appendonly: Annotated[bool, typer.Option(help="Of the stack; the bare Redis has none.")] = True,
     cluster: Cluster = "bench",
     namespace: Namespace = "bench-throughput",
     keep: Keep = False,
 ) -> None:
     """Redis through its Service, and a bare one on loopback: sessions a second, the same client for both."""
-    stack = Stack(cluster, f"{namespace}-{mode}", mode, 0, console, {"tls": {"enabled": tls}, "api": {"replicas": 1}})
+    changes: dict[str, dict[str, Any]] = {
+        "tls": {"enabled": tls},
+        "api": {"replicas": 1},
+        "redis": {"appendonly": appendonly},
+    }
+    stack = Stack(cluster, f"{namespace}-{mode}", mode, 0, console, changes)
     stack.create()
     path_of.start_client(stack, json.loads(stack.images.read_text())["redis"]["ref"])
     ways = path_of.ways_of(stack)
     rows = path_of.rounds([stack], rounds, ways)
     summed = path_of.summary(rows, ways)
-    name = f"throughput-{mode}{'' if tls else '-plain'}"
-    path = results.write(name, {**results.machine(), "mode": mode, "tls": tls, "summary": summed, "rows": rows})
+    name = f"throughput-{mode}{'' if tls else '-plain'}{'' if appendonly else '-no-aof'}"
+    what = {"mode": mode, "tls": tls, "appendonly": appendonly}
+    path = results.write(name, {**results.machine(), **what, "summary": summed, "rows": rows})
     shown = _rates(summed)
-    title = f"Sessions set and got a second, {mode}, {'TLS' if tls else 'no TLS'}"
+    title = f"Sessions set and got a second, {mode}, {'TLS' if tls else 'no TLS'}{'' if appendonly else ', no AOF'}"
     results.show(console, title, shown, RATE_COLUMNS)
     series = {
         f"{test}, {point}": path_of.shares(rows, point, path_of.WHOLE, test)
@@ -166,11 +173,12 @@ def memory(
     keep: Keep = False,
 ) -> None:
     """The API's memory with its sessions in it and with them in Redis, and what they take there."""
-    big = {"replicas": 1, "memory": "768Mi"}
+    # The default limit: Node sizes its young generation by it.
+    one = {"replicas": 1}
     stores = {"MemoryStore": "memory", "Redis": "redis"}
     stacks = {
         key: Stack(
-            cluster, f"{namespace}-held-{store}", "standalone", 0, console, {"sessions": {"store": store}, "api": big}
+            cluster, f"{namespace}-held-{store}", "standalone", 0, console, {"sessions": {"store": store}, "api": one}
         )
         for key, store in stores.items()
     }

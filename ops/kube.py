@@ -49,6 +49,11 @@ class Cluster:
         """AppsV1Api."""
         return kubernetes.client.AppsV1Api(self.api)
 
+    @property
+    def discovery(self) -> Any:
+        """DiscoveryV1Api."""
+        return kubernetes.client.DiscoveryV1Api(self.api)
+
 
 def find_kubeconfig(stack: str) -> str:
     """KUBECONFIG wins; dev falls back to the embedded cluster's; then ~/.kube/config.

@@ -1,22 +1,27 @@
 """The door: HAProxy that for a while takes both kinds of clients on the old Redis's port.
 
-One that speaks TLS is passed through. Plain words are wrapped in TLS for it. In both protocols the client speaks first.
+One that speaks TLS is passed through to the new one. Plain words go to the old one until the door is turned, then to
+the new one, wrapped in TLS. In both protocols the client speaks first.
 """
 
 from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from infra import pods
 from infra.redis import conf
 from infra.settings import Settings
 from ops import kube, tunnel
+from ops.errors import OpsError
 from ops.kube import TIMEOUT, Cluster
 
 CONTROL = 9999
-"""Port on loopback where HAProxy tells who is connected."""
+"""Port on loopback where HAProxy tells who is connected, and is turned."""
+TRIAL = 9998
+"""Port on loopback where plain words go to the new one, however the door is turned."""
 REPLICAS = 2
 ENTRY = re.compile(r"key=(\S+) .*conn_cur=(\d+)")
 FOLDER = "/usr/local/etc/haproxy"
@@ -34,24 +39,24 @@ def target(settings: Settings) -> str:
     return f"{conf.stateful_set(settings)}-0.{conf.domain(settings)}"
 
 
-def config(settings: Settings, bind: str = "", resolvers: str = "    parse-resolv-conf", ca: str = CA) -> str:
-    """haproxy.cfg. With TLS off there is nothing to wrap, and every client is passed through.
+def config(settings: Settings, old: str, turned: bool, ca: str = CA) -> str:
+    """haproxy.cfg. With TLS off there is nothing to wrap.
 
     Args:
         settings: the stack's.
-        bind: address to listen on; tests listen on loopback.
-        resolvers: where names are looked up.
+        old: host:port of the old Redis.
+        turned: whether plain words go to the new one.
         ca: path of the CA's certificate.
     """
     wrap = ""
     if settings.tls.enabled:
         name = conf.server_name(settings)
         wrap = f" ssl verify required verifyhost {name} sni str({name}) ca-file {ca}"
-    host = f"{target(settings)}:{conf.PORT}"
+    new = f"{target(settings)}:{conf.PORT}"
     return f"""\
 global
     log stdout format raw local0 notice
-    stats socket ipv4@127.0.0.1:{CONTROL} level operator
+    stats socket ipv4@127.0.0.1:{CONTROL} level admin
 
 defaults
     mode tcp
@@ -66,14 +71,14 @@ defaults
     default-server init-addr none resolvers cluster
 
 resolvers cluster
-{resolvers}
+    parse-resolv-conf
     hold valid 1s
     hold nx 2s
     timeout resolve 1s
     timeout retry 300ms
 
 frontend door
-    bind {bind}:{conf.PORT}
+    bind :{conf.PORT}
     # A handshake of TLS begins with byte 22, a command with a letter or an asterisk. Who says nothing speaks plain.
     tcp-request inspect-delay 5s
     acl tls req.payload(0,1) -m bin 16
@@ -83,13 +88,22 @@ frontend door
     use_backend secured if tls
     default_backend plain
 
+frontend trial
+    bind 127.0.0.1:{TRIAL}
+    default_backend trial
+
 backend secured
     stick-table type ip size 10k expire 1h store conn_cur
-    server redis {host}
+    server new {new}
 
+# One of the two at a time: HAProxy that runs is told which (`turner`), one that starts reads it here.
 backend plain
     stick-table type ip size 10k expire 1h store conn_cur
-    server redis {host}{wrap}
+    server old {old}{" disabled" * turned}
+    server new {new}{wrap}{" disabled" * (not turned)}
+
+backend trial
+    server new {new}{wrap}
 """
 
 
@@ -99,13 +113,19 @@ class Door:
     def __init__(self, cluster: Cluster, settings: Settings) -> None:
         self._cluster, self._settings, self._namespace = cluster, settings, settings.namespace
         self.name = conf.door(settings)
+        self._old = f"{self.name}-old"
 
     def _meta(self) -> dict[str, Any]:
         return {"name": self.name, "labels": {**pods.labels(self.name, "door"), **pods.REDIS_CLIENT}}
 
-    def _deployment(self) -> dict[str, Any]:
+    def _config(self, port: int, turned: bool) -> str:
+        old = f"{self._old}.{self._namespace}.svc.cluster.local:{port}"
+        return config(self._settings, old, turned)
+
+    def _deployment(self, port: int) -> dict[str, Any]:
         settings = self._settings
-        text = config(settings)
+        # Which way it is turned is no reason for other pods.
+        text = self._config(port, turned=False)
         volumes: list[dict[str, Any]] = [{"name": "config", "configMap": {"name": self.name}}]
         mounts: list[dict[str, Any]] = [{"name": "config", "mountPath": FOLDER, "readOnly": True}]
         if settings.tls_secret:
@@ -162,10 +182,20 @@ class Door:
         }
         self._make("NetworkPolicy", {"metadata": self._meta(), "spec": spec})
 
-    def build(self) -> None:
-        """Make the door, or bring it up to date; nobody is led to it yet."""
-        self._make("ConfigMap", {"metadata": self._meta(), "data": {"haproxy.cfg": config(self._settings)}})
-        self._make("Deployment", self._deployment())
+    def build(self, old: dict[str, str], port: int, turned: bool) -> None:
+        """Make the door, or bring it up to date; nobody is led to it yet.
+
+        Args:
+            old: labels of the old Redis's pod.
+            port: where that listens.
+            turned: whether plain words go to the new one.
+        """
+        name = {**self._meta(), "name": self._old}
+        ports = [{"name": "redis", "port": port}]
+        spec = {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": old, "ports": ports}
+        self._make("Service", {"metadata": name, "spec": spec})
+        self._make("ConfigMap", {"metadata": self._meta(), "data": {"haproxy.cfg": self._config(port, turned)}})
+        self._make("Deployment", self._deployment(port))
         self._make("Service", {"metadata": self._meta(), "spec": self._ports(pods.selector(self.name))})
 
     def _make(self, kind: str, body: dict[str, Any]) -> None:
@@ -180,15 +210,35 @@ class Door:
         found = self._cluster.core.list_namespaced_pod(
             self._namespace, label_selector=f"app={self.name}", _request_timeout=TIMEOUT
         )
-        return [pod for pod in found.items if pod.status.phase == "Running"]
+        return [pod for pod in found.items if pod.status.phase == "Running" and not pod.metadata.deletion_timestamp]
 
-    def openers(self) -> list[tunnel.Opener]:
-        """Sockets to the door itself, of each pod."""
+    def openers(self, port: int) -> list[tunnel.Opener]:
+        """Sockets to a port of the door, of each pod."""
 
         def to(pod: str) -> tunnel.Opener:
-            return lambda: tunnel.open_port(self._cluster, self._namespace, pod, conf.PORT)
+            return lambda: tunnel.open_port(self._cluster, self._namespace, pod, port)
 
         return [to(pod.metadata.name) for pod in self.pods()]
+
+    def turner(self, to: str) -> Callable[[], None]:
+        """What turns plain words `to` the `old` or the `new` Redis, connected already: writes are held meanwhile.
+
+        The other one's connections are cut.
+        """
+        other = {"old": "new", "new": "old"}[to]
+        said = (f"set server plain/{other} state maint", f"set server plain/{to} state ready")
+        line = "; ".join((*said, f"shutdown sessions server plain/{other}")) + "\n"
+        talks = [opener() for opener in self.openers(CONTROL)]
+
+        def turn() -> None:
+            for talk in talks:
+                talk.sendall(line.encode())
+            for talk in talks:
+                with talk:
+                    if answer := _rest(talk).strip():
+                        raise OpsError(f"{self.name} does not turn: {answer}")
+
+        return turn
 
     def clients(self, table: str) -> dict[str, int]:
         """Address to connections of those who come `plain` or `secured`."""
@@ -204,6 +254,7 @@ class Door:
         """Delete all of it."""
         for kind in ("Deployment", "Service", "ConfigMap", "NetworkPolicy"):
             delete(self._cluster, self._namespace, kind, self.name)
+        delete(self._cluster, self._namespace, "Service", self._old)
 
 
 def pods_ready(cluster: Cluster, namespace: str, deployment: str) -> str | None:

@@ -21,12 +21,14 @@ class Record:
         replicas: how many pods that had.
         selector: labels by which the Service found its pods.
         ports: the Service's, as Kubernetes writes them.
+        cut: whether the new Redis takes the writes, and nobody else.
     """
 
     deployment: str
     replicas: int
     selector: dict[str, str]
     ports: list[dict[str, Any]]
+    cut: bool = False
 
     @property
     def port(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,21 +109,19 @@ class New:
         finally:
             made.close()
 
-    def follow(self, host: str, port: int) -> None:
-        """Become a replica of a Redis that speaks no TLS and asks for no password."""
-        with self.client() as here:
-            if self._settings.tls.enabled:
-                here.config_set("tls-replication", "no")
-            here.config_set("masterauth", "")
-            here.config_set("masteruser", "")
-            tell(here, "REPLICAOF", host, str(port))
+    def follow(self, here: redis.Redis, host: str, port: int) -> None:
+        """Become a replica of a Redis that speaks no TLS and asks for no password; `here` is a client of it."""
+        if self._settings.tls.enabled:
+            here.config_set("tls-replication", "no")
+        here.config_set("masterauth", "")
+        here.config_set("masteruser", "")
+        tell(here, "REPLICAOF", host, str(port))
 
-    def lead(self) -> None:
-        """Become a master, as its configuration has it."""
-        with self.client() as here:
-            tell(here, "REPLICAOF", "NO", "ONE")
-            if self._settings.tls.enabled:
-                here.config_set("tls-replication", "yes")
+    def lead(self, here: redis.Redis) -> None:
+        """Become a master, as its configuration has it; `here` is a client of it."""
+        tell(here, "REPLICAOF", "NO", "ONE")
+        if self._settings.tls.enabled:
+            here.config_set("tls-replication", "yes")
 
     def open(self) -> None:
         """Let clients in without a password, as the old one does."""
@@ -144,19 +142,16 @@ class New:
             here.config_set("protected-mode", "yes")
             hang_up(here)
 
-    def prove(self, opener: tunnel.Opener) -> None:
-        """Talk through the door as an old client does and as a new one does.
-
-        Raises:
-            OpsError: one of them gets no answer.
-        """
-        plain = tunnel.redis_over(opener, None)
+    def prove(self, plain: Iterable[tunnel.Opener], secured: tunnel.Opener) -> str | None:
+        """Talk through the door as old clients do and as a new one does: what goes wrong, None: both get through."""
         try:
-            plain.ping()
-            plain.close()
-            self._pods.talk(opener).close()
+            for opener in plain:
+                with tunnel.redis_over(opener, None) as client:
+                    client.ping()
+            self._pods.talk(secured).close()
         except (redis.RedisError, OSError) as error:
-            raise OpsError(f"nobody gets through the door: {error}") from None
+            return f"nobody gets through the door: {error}"
+        return None
 
     def asks(self) -> bool:
         """Whether a client without a password is refused."""
@@ -186,11 +181,17 @@ def hang_up(client: redis.Redis) -> int:
     return sum(int(tell(client, "CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")) for kind in ("normal", "pubsub"))
 
 
-def others(client: redis.Redis) -> list[dict[str, str]]:
-    """The clients but this one and those on loopback, which are probes and port-forwards."""
+def others(client: redis.Redis, but: Container[str] = ()) -> list[dict[str, str]]:
+    """The clients but this one, those of the addresses in `but`, and those on loopback: probes and port-forwards."""
     me = str(client.client_id())
     found = client.client_list(_type="normal") + client.client_list(_type="pubsub")
-    return [one for one in found if str(one["id"]) != me and not one["addr"].startswith(("127.", "[::1]", "/"))]
+    return [
+        one
+        for one in found
+        if str(one["id"]) != me
+        and not one["addr"].startswith(("127.", "[::1]", "/"))
+        and one["addr"].rpartition(":")[0] not in but
+    ]
 
 
 def level(master: redis.Redis, replica: redis.Redis) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import redis
@@ -12,7 +14,7 @@ from infra.redis import conf
 from infra.settings import Settings
 from ops import kube
 from ops.adopt import record as records
-from ops.adopt.door import Door
+from ops.adopt.door import TRIAL, Door
 from ops.adopt.record import Record
 from ops.adopt.redises import PAUSE_MS, New, Old, hang_up, in_sync, keys, level, others, replication, tell
 from ops.errors import OpsError
@@ -67,7 +69,26 @@ class Adoption:
     def cut(self) -> bool:
         """Whether the new Redis takes the writes, and nobody else."""
         kept = records.read(self.cluster, self.namespace, self.app)
-        return kept is not None and self.leads_to() != kept.selector
+        return kept is not None and kept.cut
+
+    def note(self, cut: bool) -> None:
+        """Note which of the two takes the writes from now on."""
+        records.write(self.cluster, self.namespace, self.app, replace(self.record(), cut=cut))
+
+    def settle(self) -> None:
+        """Note what a command did not get to that was killed in the middle of a cut: who follows takes no writes."""
+        if self.cut:
+            with self.new.client() as here:
+                if replication(here)["role"] != "master":
+                    self.note(cut=False)
+            return
+        try:
+            old = self.old()
+        except OpsError:
+            return
+        with old.client() as there:
+            if replication(there).get("master_host") == self.door.name:
+                self.note(cut=True)
 
     # -- the steps
 
@@ -83,8 +104,8 @@ class Adoption:
             self.steps.step("It follows the old one", self.follow)
         if self.settings.redis.adoption:
             self.steps.step("A door for both kinds of clients", self.stand_open)
-            self.steps.step("Writes go to the new one", self.over)
             self.steps.step("Everybody goes through the door", self._all_through)
+            self.steps.step("Writes go to the new one", self.over)
             self.steps.step("The API takes password and TLS", self._wired)
             self.steps.step("Nobody comes without them any more", lambda: self._nobody_plain(shut_out))
         self.steps.step("The Service leads to the stack's Redis", lambda: self.declare(None))
@@ -93,6 +114,7 @@ class Adoption:
 
     def _noted(self) -> str:
         kept = self.record()
+        self.settle()
         return f"Deployment {kept.deployment}, {kept.replicas} replicas, labels {_text(kept.selector)}"
 
     def follow(self) -> str:
@@ -100,46 +122,75 @@ class Adoption:
         old = self.old()
         self.door.policy(self.record().selector, old.port)
         with self.new.client() as here, old.client() as there:
-            if (master := replication(there).get("master_host")) == self.door.name:
-                return "the old one was demoted already"
-            if master:
+            if master := replication(there).get("master_host"):
                 raise OpsError(f"{old.pod.metadata.name} is a replica of {master}: adopt that one, or REPLICAOF NO ONE")
             found = replication(here)
             if found["role"] != "slave" or found["master_host"] != old.address:
-                self.new.follow(old.address, old.port)
+                self.new.follow(here, old.address, old.port)
             self.steps.wait(lambda: in_sync(here))
             return f"in sync with {old.pod.metadata.name}: {_keys(keys(here))}"
 
     def stand_open(self) -> str:
-        """Make the door, let clients through it without a password, and prove that they get through."""
-        self.door.build()
+        """Make the door, turned to whom the writes go; let clients through it without a password, and prove that."""
+        kept = self.record()
+        self.door.build(kept.selector, kept.port, kept.cut)
         self.steps.wait(self.door.ready)
+        self.door.turner("new" if kept.cut else "old")()
         self.new.open()
-        for opener in self.door.openers():
-            self.new.prove(opener)
+        for plain, trial in zip(self.door.openers(conf.PORT), self.door.openers(TRIAL), strict=True):
+            secured = plain if self.settings.tls.enabled else trial
+            self.steps.wait(partial(self.new.prove, (plain, trial), secured))
         return f"{self.door.name}: plain and TLS get through each of its pods"
 
+    def _all_through(self) -> str:
+        """Lead everybody to the door; whoever is still connected to the old one is cut off, and connects again."""
+        through = {"app": self.door.name}
+        if self.leads_to() != through:
+            self.lead(through, [{"name": "redis", "port": conf.PORT, "targetPort": conf.PORT}])
+        self.steps.wait(self.led)
+        try:
+            old = self.old()
+        except OpsError:
+            return "the old Redis is gone"
+        with old.client() as there:
+            _evict(there, {pod.status.pod_ip for pod in self.door.pods()})
+        return f"clients reach {old.pod.metadata.name} through {self.door.name} only"
+
+    def led(self) -> str | None:
+        """What the clients' Service still waits for; None: it leads to the pods that its selector names."""
+        service = self.settings.redis.service
+        labels = ",".join(f"{key}={value}" for key, value in self.leads_to().items())
+        wanted = self.cluster.core.list_namespaced_pod(
+            self.namespace, label_selector=labels, _request_timeout=TIMEOUT
+        ).items
+        slices = self.cluster.discovery.list_namespaced_endpoint_slice(
+            self.namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=TIMEOUT
+        ).items
+        there = {address for one in slices for end in one.endpoints or [] for address in end.addresses}
+        ready = {pod.status.pod_ip for pod in wanted if kube.is_ready(pod)}
+        return None if ready and there == ready else f"Service {service} does not lead to {labels} yet"
+
     def over(self) -> str:
-        """The cut: hold writes, let the new one catch up, demote the old one, lead everybody to the door.
+        """The cut: hold writes, let the new one catch up, demote the old one, turn the door.
 
         Killed before the old one is demoted, the old one goes on and the next run begins with `follow` again; after it,
-        writes wait (the API holds its requests) until the next run leads everybody to the door.
+        writes wait (the API holds its requests) until the next run turns the door.
         """
         if self.cut:
             return "they do"
-        old, begin = self.old(), time.monotonic()
-        with old.client() as there, self.new.client() as here:
-            if replication(there)["role"] == "master":
-                tell(there, "CLIENT", "PAUSE", str(PAUSE_MS), "WRITE")
-                level(there, here)
-                self.new.lead()
-                # Not before it leads: what it wrote after would be lost. From now on the old one refuses writes.
-                tell(there, "REPLICAOF", self.door.name, str(conf.PORT))
-            self.lead({"app": self.door.name}, [{"name": "redis", "port": conf.PORT, "targetPort": conf.PORT}])
+        with self.old().client() as there, self.new.client() as here:
+            turn, begin = self.door.turner("new"), time.monotonic()
+            tell(there, "CLIENT", "PAUSE", str(PAUSE_MS), "WRITE")
+            level(there, here)
+            self.new.lead(here)
+            # Not before the other leads: what was written after would be lost. From now on the old one refuses writes.
+            tell(there, "REPLICAOF", self.door.name, str(conf.PORT))
+            self.note(cut=True)
+            turn()
             tell(there, "CLIENT", "UNPAUSE")
             held = time.monotonic() - begin
-            _evict(there)
-        return f"writes were held for {held:.2f} s"
+            self.steps.wait(lambda: in_sync(there))
+        return f"writes were held for {held:.2f} s; the old Redis follows the new one"
 
     def lead(self, selector: dict[str, str], ports: list[dict[str, Any]]) -> None:
         """Point the clients' Service elsewhere."""
@@ -150,20 +201,6 @@ class Adoption:
         ]
         service = self.settings.redis.service
         self.cluster.core.patch_namespaced_service(service, self.namespace, body, _request_timeout=TIMEOUT)
-
-    def _all_through(self) -> str:
-        """Whoever is still connected to the old one is cut off, and connects again, to the door."""
-        kept = self.record()
-        try:
-            old = Old(self.cluster, self.namespace, kept.selector, kept.port)
-        except OpsError:
-            return "the old Redis is gone"
-        with old.client() as there:
-            if replication(there)["role"] == "master":  # it was restarted since, and is empty
-                tell(there, "REPLICAOF", self.door.name, str(conf.PORT))
-            _evict(there)
-            self.steps.wait(lambda: in_sync(there))
-        return "the old Redis has no client, and follows the new one"
 
     def _wired(self) -> str:
         changed = self.declare("door")
@@ -279,16 +316,21 @@ def needs(settings: Settings) -> str:
     )
 
 
-def _evict(client: redis.Redis) -> None:
-    """Cut clients off until none has come back for two seconds: the cluster's proxies learn of a change late."""
+def _evict(client: redis.Redis, but: Container[str]) -> None:
+    """Cut clients off until none has come back for two seconds: the cluster's proxies learn of a change late.
+
+    Args:
+        client: of the Redis.
+        but: addresses that may come.
+    """
     quiet, end = time.monotonic(), time.monotonic() + 60
     while time.monotonic() < quiet + 2:
-        if others(client):
+        if left := others(client, but):
             hang_up(client)
             quiet = time.monotonic()
         if time.monotonic() > end:
-            raise OpsError(f"clients keep coming back by another way than the Service: {others(client)[0]['addr']}")
-        time.sleep(0.1)
+            raise OpsError(f"clients keep coming back by another way than the Service: {left[0]['addr']}")
+        time.sleep(0.5)  # they are served in between
 
 
 def _keys(found: dict[int, int]) -> str:

@@ -7,7 +7,7 @@ import time
 from infra.redis import conf
 from ops import kube
 from ops.adopt import record as records
-from ops.adopt.redises import Old, hang_up, in_sync, level, replication, tell, version
+from ops.adopt.redises import PAUSE_MS, in_sync, level, replication, tell, version
 from ops.adopt.steps import Adoption
 from ops.errors import OpsError
 
@@ -21,6 +21,7 @@ def undo(adoption: Adoption) -> None:
     steps = adoption.steps
     if records.read(adoption.cluster, adoption.namespace, adoption.app) is None:
         raise OpsError("No adoption was begun here, or it was finished: there is nothing to undo.")
+    adoption.settle()
     if adoption.cut:
         steps.step("The old Redis runs again", lambda: _awake(adoption))
         steps.step("The door is open", lambda: _open(adoption))
@@ -28,6 +29,7 @@ def undo(adoption: Adoption) -> None:
         steps.step("Everybody goes through the door", lambda: adoption.declare("door"))
         steps.step("The API is as its chart has it", lambda: _unwired(adoption))
         steps.step("Writes go to the old one", lambda: _back(adoption))
+    steps.step("The Service leads to the old one", lambda: _led(adoption))
     steps.step("The stack's Redis is nobody's", lambda: _apart(adoption))
 
 
@@ -81,28 +83,36 @@ def _unwired(adoption: Adoption) -> str:
 
 
 def _back(adoption: Adoption) -> str:
-    old: Old = adoption.old()
-    kept, begin = adoption.record(), time.monotonic()
+    old = adoption.old()
     with old.client() as there, adoption.new.client() as here:
-        if replication(here)["role"] == "master":
-            tell(here, "CLIENT", "PAUSE", "15000", "WRITE")
-            level(here, there)
-            tell(there, "REPLICAOF", "NO", "ONE")
-            adoption.new.follow(old.address, old.port)
-        adoption.lead(kept.selector, kept.ports)
+        turn, begin = adoption.door.turner("old"), time.monotonic()
+        tell(here, "CLIENT", "PAUSE", str(PAUSE_MS), "WRITE")
+        level(here, there)
+        tell(there, "REPLICAOF", "NO", "ONE")
+        adoption.new.follow(here, old.address, old.port)
+        adoption.note(cut=False)
+        turn()
         tell(here, "CLIENT", "UNPAUSE")
         held = time.monotonic() - begin
-        for _ in range(20):
-            hang_up(here)
-            time.sleep(0.1)
     return f"writes were held for {held:.2f} s"
+
+
+def _led(adoption: Adoption) -> str:
+    kept = adoption.record()
+    if adoption.leads_to() == kept.selector:
+        return "it does"
+    if adoption.door.pods():
+        adoption.door.turner("old")()
+    adoption.lead(kept.selector, kept.ports)
+    adoption.steps.wait(adoption.led)
+    return f"to {adoption.old().pod.metadata.name}"
 
 
 def _apart(adoption: Adoption) -> str:
     adoption.declare("beside")
     with adoption.new.client() as here:
         if replication(here)["role"] != "master":
-            adoption.new.lead()
+            adoption.new.lead(here)
     adoption.new.shut()
     adoption.door.remove()
     records.forget(adoption.cluster, adoption.namespace, adoption.app)

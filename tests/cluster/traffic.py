@@ -30,13 +30,16 @@ class Traffic:
 
     def ask(self, method: str, path: str, cookie: str | None = None) -> tuple[int, str | None]:
         """(status, cookies that were set, as a browser sends them back) of one request on a new connection."""
+        return self._ask(method, path, cookie)[:2]
+
+    def _ask(self, method: str, path: str, cookie: str | None) -> tuple[int, str | None, str]:
         client = http.client.HTTPConnection(self.host, self.port, timeout=10)
         try:
             client.request(method, path, headers={"Cookie": cookie} if cookie else {})
             reply = client.getresponse()
-            reply.read()
+            text = reply.read().decode(errors="replace")
             made = reply.headers.get_all("set-cookie") or []
-            return reply.status, "; ".join(cookie.split(";")[0] for cookie in made) or None
+            return reply.status, "; ".join(cookie.split(";")[0] for cookie in made) or None, text
         finally:
             client.close()
 
@@ -49,8 +52,8 @@ class Traffic:
     def _expect(self, method: str, path: str, cookie: str | None = None) -> str | None:
         begin = time.monotonic()
         try:
-            status, made = self.ask(method, path, cookie)
-            problem = None if status == 200 else f"{status}"
+            status, made, text = self._ask(method, path, cookie)
+            problem = None if status == 200 else f"{status} {text}"
         except OSError as error:
             made, problem = None, f"{type(error).__name__} {error}"
         self.requests += 1

@@ -222,3 +222,25 @@ def settled(pods: list[Pod]) -> Pod | None:
     if len(masters) != 1 or len(in_sync) != len(pods) - 1:
         return None
     return masters[0] if {info["master_host"] for info in in_sync} == {masters[0].host} else None
+
+
+@contextlib.contextmanager
+def server(folder: Path, *options: str) -> Iterator[tuple[redis.Redis, int]]:
+    """A bare redis-server on a data folder: a client of it, and its port."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
+    client = redis.Redis(port=port)
+
+    def up() -> bool:
+        with contextlib.suppress(redis.RedisError):
+            return bool(client.ping())
+        return False
+
+    try:
+        eventually(up)
+        yield client, port
+    finally:
+        client.close()
+        process.kill()
+        process.wait()

@@ -8,13 +8,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import yaml
+from pods import server
 from program import config, declare
 
 from ops import archive, backup_stream, restore_compare, workspace
@@ -111,28 +111,6 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
 def test_too_little_space_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(OpsError, match="No room for the backup"):
         archive.check_space(tmp_path, 1 << 60)
-
-
-@contextmanager
-def server(folder: Path, *options: str) -> Iterator[tuple[redis.Redis, int]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-    process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
-    client = redis.Redis(port=port)
-    try:
-        for _ in range(200):
-            try:
-                client.ping()
-                break
-            except redis.RedisError:
-                time.sleep(0.05)
-        yield client, port
-    finally:
-        client.close()
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.parametrize("diskless", ["yes", "no"])

@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 import yaml
+from pods import eventually, free_port, server
 
 from infra.settings import PROJECT, Settings, SettingsError, parse
 from ops.adopt import door, helm, look, router, stackfile
@@ -33,7 +38,7 @@ def found(env: dict[str, str | None], **more: Any) -> look.Found:
     return look.Found(SimpleNamespace(), container, env, [], **more)
 
 
-@pytest.mark.parametrize("what", ["door", "router"])
+@pytest.mark.parametrize("what", ["door", "turned", "router"])
 def test_haproxy_takes_the_configuration(tmp_path: Path, what: str) -> None:
     ca = tmp_path / "ca.crt"
     command = [
@@ -51,7 +56,8 @@ def test_haproxy_takes_the_configuration(tmp_path: Path, what: str) -> None:
     ]
     subprocess.run([*command, str(ca)], check=True, capture_output=True)
     texts = {
-        "door": door.config(settings(), ca=str(ca)),
+        "door": door.config(settings(), "old.example:6379", turned=False, ca=str(ca)),
+        "turned": door.config(settings(), "old.example:6379", turned=True, ca=str(ca)),
         "router": router.config(settings(), "old.example:3030", "new.example:3030"),
     }
     file = tmp_path / "haproxy.cfg"
@@ -62,8 +68,71 @@ def test_haproxy_takes_the_configuration(tmp_path: Path, what: str) -> None:
 
 def test_without_tls_nothing_is_wrapped() -> None:
     plain = parse({**settings().model_dump(by_alias=True, exclude={"tls"}), "tls": {"enabled": False}})
-    assert " ssl " not in door.config(plain)
-    assert "ssl verify required verifyhost redis" in door.config(settings())
+    assert " ssl " not in door.config(plain, "old.example:6379", turned=False)
+    assert "ssl verify required verifyhost redis" in door.config(settings(), "old.example:6379", turned=False)
+
+
+def test_the_door_leads_to_one_of_the_two_and_is_turned_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = parse({**settings().model_dump(by_alias=True, exclude={"tls"}), "tls": {"enabled": False}})
+    listen, control, trial = free_port(), free_port(), free_port()
+    monkeypatch.setattr(door, "CONTROL", control)
+    monkeypatch.setattr(door, "TRIAL", trial)
+    monkeypatch.setattr(door.tunnel, "open_port", lambda *args: socket.create_connection(("127.0.0.1", args[-1])))
+    it = door.Door(SimpleNamespace(), plain)  # type: ignore[arg-type]
+    monkeypatch.setattr(it, "pods", lambda: [SimpleNamespace(metadata=SimpleNamespace(name="door-0"))])
+    with server(tmp_path) as (old, old_port), server(tmp_path) as (new, new_port):
+        old.set("name", "old")
+        new.set("name", "new")
+
+        @contextmanager
+        def haproxy(turned: bool) -> Iterator[None]:
+            text = door.config(plain, f"127.0.0.1:{old_port}", turned=turned)
+            text = text.replace(f"{door.target(plain)}:6379", f"127.0.0.1:{new_port}")
+            file = tmp_path / "haproxy.cfg"
+            file.write_text(text.replace("bind :6379", f"bind :{listen}").replace(" resolvers cluster\n", "\n"))
+            started = subprocess.Popen(["haproxy", "-W", "-db", "-f", str(file)], stdout=subprocess.DEVNULL)
+            try:
+                yield
+            finally:
+                started.terminate()
+                started.wait()
+
+        def name(port: int) -> bytes | None:
+            with redis.Redis(port=port) as client, suppress(redis.ConnectionError):
+                return bytes(client.get("name") or b"")
+            return None
+
+        with haproxy(turned=False):
+            assert eventually(lambda: name(listen)) == b"old"
+            assert name(trial) == b"new"
+            with socket.create_connection(("127.0.0.1", listen)) as stays:
+                stays.sendall(b"GET name\r\n")
+                assert stays.recv(100) == b"$3\r\nold\r\n"
+                it.turner("new")()
+                assert stays.recv(100) == b"", "whoever is still with the old one is cut off"
+            with socket.create_connection(("127.0.0.1", listen)) as stays:
+                for _ in range(2):
+                    stays.sendall(b"GET name\r\n")
+                    assert stays.recv(100) == b"$3\r\nnew\r\n"
+                    it.turner("new")()
+            it.turner("old")()
+            assert name(listen) == b"old"
+        with haproxy(turned=True):
+            assert eventually(lambda: name(listen)) == b"new"
+
+
+def test_a_door_that_cannot_be_turned_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"No such server.\n\n")
+    theirs.shutdown(socket.SHUT_WR)
+    monkeypatch.setattr(door.tunnel, "open_port", lambda *_: ours)
+    it = door.Door(SimpleNamespace(), settings())  # type: ignore[arg-type]
+    monkeypatch.setattr(it, "pods", lambda: [SimpleNamespace(metadata=SimpleNamespace(name="door-0"))])
+    with pytest.raises(OpsError, match="No such server"):
+        it.turner("new")()
+    theirs.close()
 
 
 @pytest.mark.parametrize("image", [None, "redis:7.4.2", "redis@sha256:abc"])
