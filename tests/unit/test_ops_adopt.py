@@ -8,7 +8,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ import yaml
 from pods import eventually, free_port, server
 
 from infra.settings import PROJECT, Settings, SettingsError, parse
-from ops.adopt import door, helm, look, router, stackfile
+from ops.adopt import door, helm, look, record, router, stackfile, steps
 from ops.errors import OpsError
 
 IMAGE = f"redis@sha256:{'a' * 64}"
@@ -121,6 +121,30 @@ def test_the_door_leads_to_one_of_the_two_and_is_turned_while_it_runs(
             assert name(listen) == b"old"
         with haproxy(turned=True):
             assert eventually(lambda: name(listen)) == b"new"
+
+
+@pytest.mark.parametrize(
+    ("cut", "demoted", "settled"),
+    [(False, "old", True), (True, "new", False), (False, None, False), (True, None, True), (True, "old", True)],
+)
+def test_who_was_demoted_tells_how_far_a_killed_command_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: bool, demoted: str | None, settled: bool
+) -> None:
+    kept = record.Record("redis", 1, {"app": "redis"}, [{"port": 6379}], cut)
+    written = [kept]
+    monkeypatch.setattr(record, "read", lambda *_: written[-1])
+    monkeypatch.setattr(record, "write", lambda *args: written.append(args[-1]))
+    anything: Any = SimpleNamespace()
+    it = steps.Adoption(anything, settings(), anything, lambda _: "")
+    with server(tmp_path) as (old, _), server(tmp_path) as (new, _):
+        client = {"old": old, "new": new}
+        if demoted:
+            client[demoted].replicaof(it.door.name if demoted == "old" else "old.invalid", 6379)  # type: ignore[no-untyped-call]
+        monkeypatch.setattr(it, "old", lambda: SimpleNamespace(client=lambda: nullcontext(old)))
+        monkeypatch.setattr(it.new, "client", lambda: nullcontext(new))
+        it.settle()
+    assert written[-1].cut is settled
+    assert written[-1].selector == kept.selector
 
 
 def test_a_door_that_cannot_be_turned_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
