@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class RedisHa(Stack):
         values, rendered, before = (self.folder / f"{name}.yaml" for name in ("values", "chart", "before"))
         values.write_text(yaml.safe_dump(values_of(json.loads(self.images.read_text()))))
         where = ["--namespace", self.namespace, "--values", str(values)]
-        rendered.write_text(self.tool("helm", "template", RELEASE, str(self.chart), "--no-hooks", *where))
+        text = self.tool("helm", "template", RELEASE, str(self.chart), "--no-hooks", *where)
+        rendered.write_text(yaml.safe_dump_all(started(yaml.safe_load_all(text))))
         meta = {"metadata": {"name": self.namespace}}
         secret = {"metadata": {"name": PASSWORD}, "stringData": {KEY: "of-the-peers-bench"}}
         both = ({"apiVersion": "v1", "kind": kind, **it} for kind, it in (("Namespace", meta), ("Secret", secret)))
@@ -80,6 +81,25 @@ def values_of(images: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
         "redis": {"config": {"appendonly": "yes"}},
         "persistentVolume": {"size": "1Gi"},
     }
+
+
+STARTS = {
+    "sentinel": ["redis-server", "/data/conf/sentinel.conf", "--sentinel"],
+    "haproxy": ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"],
+}
+"""Container to its command: what the official images do by themselves and ours do not."""
+
+
+def started(objects: Iterable[Any]) -> Iterator[Any]:
+    """The chart's objects, its containers started by `STARTS`."""
+    for one in objects:
+        if not one:
+            continue
+        if one["kind"] in {"Deployment", "StatefulSet"}:
+            for container in one["spec"]["template"]["spec"]["containers"]:
+                if command := STARTS.get(container["name"]):
+                    container.update(command=command, args=[])
+        yield one
 
 
 def rounds(

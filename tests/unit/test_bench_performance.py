@@ -220,3 +220,15 @@ def test_what_became_of_the_sessions_of_several_loads_adds_up() -> None:
     one, other = Check(10, frozenset("a"), frozenset()), Check(5, frozenset("b"), frozenset("c"))
     assert peers.merged([one, other]) == Check(15, frozenset("ab"), frozenset("c"))
     assert peers.merged([]) == Check(0, frozenset(), frozenset())
+
+
+def test_a_chart_starts_what_our_images_do_not_start_by_themselves() -> None:
+    def of(kind: str, name: str) -> dict[str, Any]:
+        container = {"name": name, "command": ["theirs"], "args": ["theirs"]}
+        return {"kind": kind, "spec": {"template": {"spec": {"containers": [container]}}}}
+
+    made = peers.started([of("StatefulSet", "sentinel"), None, of("Deployment", "haproxy"), of("StatefulSet", "redis")])
+    first, second, third = (one["spec"]["template"]["spec"]["containers"][0] for one in made)
+    assert first["command"] == ["redis-server", "/data/conf/sentinel.conf", "--sentinel"]
+    assert second["command"][0] == "haproxy"
+    assert (first["args"], third["command"]) == ([], ["theirs"])
