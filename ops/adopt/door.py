@@ -226,16 +226,20 @@ class Door:
         The other one's connections are cut.
         """
         other = {"old": "new", "new": "old"}[to]
-        said = (f"set server plain/{other} state maint", f"set server plain/{to} state ready")
-        line = "; ".join((*said, f"shutdown sessions server plain/{other}")) + "\n"
+        said = [
+            f"set server plain/{other} state maint",
+            f"set server plain/{to} state ready",
+            f"shutdown sessions server plain/{other}",
+        ]
         talks = [opener() for opener in self.openers(CONTROL)]
 
         def turn() -> None:
             for talk in talks:
-                talk.sendall(line.encode())
+                talk.sendall("; ".join(said).encode() + b"\n")
             for talk in talks:
                 with talk:
-                    if answer := _rest(talk).strip():
+                    # A line for each, empty where all is well; that it hangs up after them is heard late.
+                    if answer := _lines(talk, len(said)).strip():
                         raise OpsError(f"{self.name} does not turn: {answer}")
 
         return turn
@@ -246,7 +250,7 @@ class Door:
         for pod in self.pods():
             with tunnel.open_port(self._cluster, self._namespace, pod.metadata.name, CONTROL) as talk:
                 talk.sendall(f"show table {table}\n".encode())
-                for address, count in ENTRY.findall(_rest(talk)):
+                for address, count in ENTRY.findall(_lines(talk)):
                     found[address] = found.get(address, 0) + int(count)
         return {address: count for address, count in found.items() if count}
 
@@ -264,9 +268,10 @@ def pods_ready(cluster: Cluster, namespace: str, deployment: str) -> str | None:
     return None if up >= REPLICAS else f"{up} of {REPLICAS} pods of {deployment} are ready"
 
 
-def _rest(talk: socket.socket) -> str:
+def _lines(talk: socket.socket, count: int | None = None) -> str:
+    """So many lines, or all until HAProxy hangs up."""
     found = bytearray()
-    while part := talk.recv(65536):
+    while (count is None or found.count(b"\n") < count) and (part := talk.recv(65536)):
         found += part
     return found.decode(errors="replace")
 
