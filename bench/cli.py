@@ -80,7 +80,7 @@ def failover(
         with Load(route, rate) as load:
             time.sleep(WARM_UP)
             try:
-                events = deaths.rounds(stack, load, each, rounds, hold)
+                events = deaths.rounds(stack, load, each, range(1, rounds + 1), hold)
             finally:
                 stack.embedded("up")  # leaves no cut and no dead node behind, whatever happened
             load.pause()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -88,19 +89,19 @@ class Round:
         }
 
 
-def rounds(stack: Stack, load: Load, kind: str, count: int, hold: float) -> list[Round]:
-    """So many events of one kind, one after the other; stops when the service does not come back.
+def rounds(stack: Stack, load: Load, kind: str, numbers: Iterable[int], hold: float) -> list[Round]:
+    """Events of one kind, one after the other; stops when the service does not come back.
 
     Args:
         stack: under test.
         load: running on it.
         kind: key of KINDS.
-        count: how many.
+        numbers: theirs, for people.
         hold: seconds that a cut lasts at least.
     """
     done: list[Round] = []
     checked = 0
-    for number in range(1, count + 1):
+    for number in numbers:
         pod = stack.master()
         event = Round(kind, number, pod.metadata.name, pod.spec.node_name, time.monotonic())
         done.append(event)

@@ -120,8 +120,7 @@ def rounds(
         for kind, key in turns:
             if key in gone:
                 continue
-            event, check = _one(stacks[key], kind, rate)
-            event.number = number
+            event, check = _one(stacks[key], kind, number, rate)
             events[kind, key].append(event)
             checks[kind, key].append(check)
             gone |= {key} if event.error else set()
@@ -132,10 +131,10 @@ def rounds(
     return summaries, rows
 
 
-def _one(stack: Stack, kind: str, rate: float) -> tuple[failover.Round, Check]:
+def _one(stack: Stack, kind: str, number: int, rate: float) -> tuple[failover.Round, Check]:
     with Load(Balancer(stack.api, stack.namespace), rate) as load:
         time.sleep(WARM_UP)
-        (event,) = failover.rounds(stack, load, kind, 1, 0.0)
+        (event,) = failover.rounds(stack, load, kind, [number], 0.0)
         load.pause()
         return event, load.check(load.sessions, 10.0 if event.error else 120.0)
 
