@@ -75,7 +75,7 @@ class Balancer:
         self._out[address] = time.monotonic() + OUT_SECONDS
 
     def _watch(self) -> None:
-        discovery = kubernetes.client.DiscoveryV1Api(self._cluster.api)
+        discovery = self._cluster.discovery
         selector = f"kubernetes.io/service-name={self._service}"
         while True:
             try:

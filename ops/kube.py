@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,11 @@ def secret(cluster: Cluster, namespace: str, name: str) -> dict[str, bytes]:
     """A Secret's values, {} when there is none. They are never shown."""
     found = get(cluster.core.read_namespaced_secret, name, namespace)
     return {key: base64.b64decode(value) for key, value in ((found and found.data) or {}).items()}
+
+
+def selector(labels: Mapping[str, str]) -> str:
+    """Labels as a `label_selector` takes them."""
+    return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
 def is_ready(item: Any) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from infra import pods
@@ -170,8 +171,11 @@ class Door:
             },
         }
 
-    def _ports(self, selector: dict[str, str]) -> dict[str, Any]:
-        return {"selector": selector, "ports": [{"name": "redis", "port": conf.PORT, "targetPort": conf.PORT}]}
+    @property
+    def service(self) -> dict[str, Any]:
+        """Selector and ports of a Service that leads to it."""
+        ports = [{"name": "redis", "port": conf.PORT, "targetPort": conf.PORT}]
+        return {"selector": pods.selector(self.name), "ports": ports}
 
     def policy(self, old: dict[str, str], port: int) -> None:
         """Let the new Redis reach the old one, whose pods have these labels, where policies are in force."""
@@ -196,7 +200,7 @@ class Door:
         self._make("Service", {"metadata": name, "spec": spec})
         self._make("ConfigMap", {"metadata": self._meta(), "data": {"haproxy.cfg": self._config(port, turned)}})
         self._make("Deployment", self._deployment(port))
-        self._make("Service", {"metadata": self._meta(), "spec": self._ports(pods.selector(self.name))})
+        self._make("Service", {"metadata": self._meta(), "spec": self.service})
 
     def _make(self, kind: str, body: dict[str, Any]) -> None:
         apply(self._cluster, self._namespace, kind, body)
@@ -212,13 +216,9 @@ class Door:
         )
         return [pod for pod in found.items if pod.status.phase == "Running" and not pod.metadata.deletion_timestamp]
 
-    def openers(self, port: int) -> list[tunnel.Opener]:
-        """Sockets to a port of the door, of each pod."""
-
-        def to(pod: str) -> tunnel.Opener:
-            return lambda: tunnel.open_port(self._cluster, self._namespace, pod, port)
-
-        return [to(pod.metadata.name) for pod in self.pods()]
+    def opener(self, pod: Any, port: int) -> tunnel.Opener:
+        """Sockets to a port of one of its pods."""
+        return partial(tunnel.open_port, self._cluster, self._namespace, pod.metadata.name, port)
 
     def turner(self, to: str) -> Callable[[], None]:
         """What turns plain words `to` the `old` or the `new` Redis, connected already: writes are held meanwhile.
@@ -231,7 +231,7 @@ class Door:
             f"set server plain/{to} state ready",
             f"shutdown sessions server plain/{other}",
         ]
-        talks = [opener() for opener in self.openers(CONTROL)]
+        talks = [self.opener(pod, CONTROL)() for pod in self.pods()]
 
         def turn() -> None:
             for talk in talks:
@@ -248,7 +248,7 @@ class Door:
         """Address to connections of those who come `plain` or `secured`."""
         found: dict[str, int] = {}
         for pod in self.pods():
-            with tunnel.open_port(self._cluster, self._namespace, pod.metadata.name, CONTROL) as talk:
+            with self.opener(pod, CONTROL)() as talk:
                 talk.sendall(f"show table {table}\n".encode())
                 for address, count in ENTRY.findall(_lines(talk)):
                     found[address] = found.get(address, 0) + int(count)

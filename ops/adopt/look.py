@@ -98,7 +98,7 @@ def look(cluster: Cluster, wish: Wish) -> Found:
 
 def _node_env(cluster: Cluster, wish: Wish, deployment: Any, container: str) -> str | None:
     """NODE_ENV as the image sets it, from a running pod."""
-    labels = ",".join(f"{key}={value}" for key, value in deployment.spec.selector.match_labels.items())
+    labels = kube.selector(deployment.spec.selector.match_labels)
     for pod in cluster.core.list_namespaced_pod(wish.namespace, label_selector=labels).items:
         with contextlib.suppress(TimeoutError, *kube.API_ERRORS):
             said = pod_exec.run(cluster, wish.namespace, pod.metadata.name, container, ["printenv", "NODE_ENV"]).out

@@ -128,7 +128,7 @@ class BlueGreen:
     # -- steps
 
     def _pods(self, labels: dict[str, str]) -> list[Any]:
-        text = ",".join(f"{key}={value}" for key, value in labels.items())
+        text = kube.selector(labels)
         found = self._cluster.core.list_namespaced_pod(self._namespace, label_selector=text, _request_timeout=TIMEOUT)
         return [p for p in found.items if p.status.phase == "Running" and not p.metadata.deletion_timestamp]
 

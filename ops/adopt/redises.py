@@ -12,7 +12,7 @@ import redis
 
 from infra.redis import conf
 from infra.settings import Settings
-from ops import tunnel
+from ops import kube, tunnel
 from ops.errors import OpsError
 from ops.kube import TIMEOUT, Cluster
 from ops.redis_pods import RedisPods
@@ -41,7 +41,7 @@ def only(cluster: Cluster, namespace: str, selector: dict[str, str]) -> Any:
     Raises:
         OpsError: there is none that runs, or there are several.
     """
-    labels = ",".join(f"{key}={value}" for key, value in selector.items())
+    labels = kube.selector(selector)
     found = cluster.core.list_namespaced_pod(namespace, label_selector=labels, _request_timeout=TIMEOUT).items
     running = [p for p in found if p.status.phase == "Running" and not p.metadata.deletion_timestamp]
     if len(running) != 1:

@@ -71,16 +71,17 @@ class Adoption:
         kept = records.read(self.cluster, self.namespace, self.app)
         return kept is not None and kept.cut
 
-    def note(self, cut: bool) -> None:
-        """Note which of the two takes the writes from now on."""
-        records.write(self.cluster, self.namespace, self.app, replace(self.record(), cut=cut))
+    def note(self, kept: Record, cut: bool) -> None:
+        """Note which of the two takes the writes from now on; `kept` is what was noted before."""
+        records.write(self.cluster, self.namespace, self.app, replace(kept, cut=cut))
 
     def settle(self) -> None:
         """Note what a command did not get to that was killed in the middle of a cut: who follows takes no writes."""
-        if self.cut:
+        kept = self.record()
+        if kept.cut:
             with self.new.client() as here:
                 if replication(here)["role"] != "master":
-                    self.note(cut=False)
+                    self.note(kept, cut=False)
             return
         try:
             old = self.old()
@@ -88,7 +89,7 @@ class Adoption:
             return
         with old.client() as there:
             if replication(there).get("master_host") == self.door.name:
-                self.note(cut=True)
+                self.note(kept, cut=True)
 
     # -- the steps
 
@@ -115,7 +116,7 @@ class Adoption:
     def _noted(self) -> str:
         kept = self.record()
         self.settle()
-        return f"Deployment {kept.deployment}, {kept.replicas} replicas, labels {_text(kept.selector)}"
+        return f"Deployment {kept.deployment}, {kept.replicas} replicas, labels {kube.selector(kept.selector)}"
 
     def follow(self) -> str:
         """Make the new one a replica of the old and wait until it has it all."""
@@ -137,16 +138,16 @@ class Adoption:
         self.steps.wait(self.door.ready)
         self.door.turner("new" if kept.cut else "old")()
         self.new.open()
-        for plain, trial in zip(self.door.openers(conf.PORT), self.door.openers(TRIAL), strict=True):
+        for pod in self.door.pods():
+            plain, trial = self.door.opener(pod, conf.PORT), self.door.opener(pod, TRIAL)
             secured = plain if self.settings.tls.enabled else trial
             self.steps.wait(partial(self.new.prove, (plain, trial), secured))
         return f"{self.door.name}: plain and TLS get through each of its pods"
 
     def _all_through(self) -> str:
         """Lead everybody to the door; whoever is still connected to the old one is cut off, and connects again."""
-        through = {"app": self.door.name}
-        if self.leads_to() != through:
-            self.lead(through, [{"name": "redis", "port": conf.PORT, "targetPort": conf.PORT}])
+        if self.leads_to() != self.door.service["selector"]:
+            self.lead(**self.door.service)
         self.steps.wait(self.led)
         try:
             old = self.old()
@@ -159,7 +160,7 @@ class Adoption:
     def led(self) -> str | None:
         """What the clients' Service still waits for; None: it leads to the pods that its selector names."""
         service = self.settings.redis.service
-        labels = ",".join(f"{key}={value}" for key, value in self.leads_to().items())
+        labels = kube.selector(self.leads_to())
         wanted = self.cluster.core.list_namespaced_pod(
             self.namespace, label_selector=labels, _request_timeout=TIMEOUT
         ).items
@@ -176,7 +177,8 @@ class Adoption:
         Killed before the old one is demoted, the old one goes on and the next run begins with `follow` again; after it,
         writes wait (the API holds its requests) until the next run turns the door.
         """
-        if self.cut:
+        kept = self.record()
+        if kept.cut:
             return "they do"
         with self.old().client() as there, self.new.client() as here:
             turn, begin = self.door.turner("new"), time.monotonic()
@@ -185,7 +187,7 @@ class Adoption:
             self.new.lead(here)
             # Not before the other leads: what was written after would be lost. From now on the old one refuses writes.
             tell(there, "REPLICAOF", self.door.name, str(conf.PORT))
-            self.note(cut=True)
+            self.note(kept, cut=True)
             turn()
             tell(there, "CLIENT", "UNPAUSE")
             held = time.monotonic() - begin
@@ -299,8 +301,8 @@ def old_redis(cluster: Cluster, settings: Settings) -> Record:
     ]
     if len(named) != 1:
         raise OpsError(
-            f"{len(named)} Deployments in namespace {namespace} make pods for Service {service} ({_text(selector)}), "
-            "where one Redis is expected."
+            f"{len(named)} Deployments in namespace {namespace} make pods for Service {service} "
+            f"({kube.selector(selector)}), where one Redis is expected."
         )
     ports = [cluster.api.sanitize_for_serialization(port) for port in found.spec.ports]
     return Record(named[0].metadata.name, named[0].spec.replicas or 1, selector, ports)
@@ -335,7 +337,3 @@ def _evict(client: redis.Redis, but: Container[str]) -> None:
 
 def _keys(found: dict[int, int]) -> str:
     return ", ".join(f"{count} keys in database {number}" for number, count in sorted(found.items())) or "no keys"
-
-
-def _text(labels: dict[str, str]) -> str:
-    return ",".join(f"{key}={value}" for key, value in labels.items())

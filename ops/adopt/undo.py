@@ -83,14 +83,14 @@ def _unwired(adoption: Adoption) -> str:
 
 
 def _back(adoption: Adoption) -> str:
-    old = adoption.old()
+    old, kept = adoption.old(), adoption.record()
     with old.client() as there, adoption.new.client() as here:
         turn, begin = adoption.door.turner("old"), time.monotonic()
         tell(here, "CLIENT", "PAUSE", str(PAUSE_MS), "WRITE")
         level(here, there)
         tell(there, "REPLICAOF", "NO", "ONE")
         adoption.new.follow(here, old.address, old.port)
-        adoption.note(cut=False)
+        adoption.note(kept, cut=False)
         turn()
         tell(here, "CLIENT", "UNPAUSE")
         held = time.monotonic() - begin

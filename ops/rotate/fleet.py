@@ -202,7 +202,7 @@ class Fleet:
 
     @staticmethod
     def _selector(deployment: Any) -> str:
-        return ",".join(f"{key}={value}" for key, value in deployment.spec.selector.match_labels.items())
+        return kube.selector(deployment.spec.selector.match_labels)
 
     def _list(self, selector: str) -> list[Any]:
         found = self._cluster.core.list_namespaced_pod(

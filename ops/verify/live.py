@@ -93,7 +93,7 @@ class Live:
 
     def pods(self, labels: dict[str, str]) -> list[Any]:
         """Pods with these labels that nobody is deleting, by name."""
-        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        selector = kube.selector(labels)
         found = self.cluster.core.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=TIMEOUT)
         return sorted((p for p in found.items if not p.metadata.deletion_timestamp), key=lambda p: str(p.metadata.name))
 

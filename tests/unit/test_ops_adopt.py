@@ -30,6 +30,10 @@ def settings(**redis: Any) -> Settings:
     return parse({"redis": given, "api": {"existingDeployment": "api"}})
 
 
+def without_tls() -> Settings:
+    return parse({**settings().model_dump(by_alias=True, exclude={"tls"}), "tls": {"enabled": False}})
+
+
 def found(env: dict[str, str | None], **more: Any) -> look.Found:
     key = SimpleNamespace(name="api-session-secret")
     source = SimpleNamespace(secret_key_ref=key)
@@ -67,7 +71,7 @@ def test_haproxy_takes_the_configuration(tmp_path: Path, what: str) -> None:
 
 
 def test_without_tls_nothing_is_wrapped() -> None:
-    plain = parse({**settings().model_dump(by_alias=True, exclude={"tls"}), "tls": {"enabled": False}})
+    plain = without_tls()
     assert " ssl " not in door.config(plain, "old.example:6379", turned=False)
     assert "ssl verify required verifyhost redis" in door.config(settings(), "old.example:6379", turned=False)
 
@@ -75,7 +79,7 @@ def test_without_tls_nothing_is_wrapped() -> None:
 def test_the_door_leads_to_one_of_the_two_and_is_turned_while_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = parse({**settings().model_dump(by_alias=True, exclude={"tls"}), "tls": {"enabled": False}})
+    plain = without_tls()
     listen, control, trial = free_port(), free_port(), free_port()
     monkeypatch.setattr(door, "CONTROL", control)
     monkeypatch.setattr(door, "TRIAL", trial)
