@@ -1,10 +1,12 @@
 """Locks of the file backend: whose they are, and whether their owner still lives.
 
-The engine writes a lock file with its process id when it starts and removes it when it ends; `kill -9` leaves it.
+The engine writes a lock file with its process id when it starts and removes it when it ends; `kill -9` leaves it, and
+may leave halves of other files too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +20,11 @@ from urllib.parse import unquote, urlparse
 from infra.settings import PROJECT
 from ops.errors import InUseError
 
+ATTRIBUTES = ".attrs"
+"""Ends the name of what the engine keeps about each of its files, beside it."""
+TORN_SECONDS = 10
+"""A lock that is still half written after this long has no engine that would finish it."""
+
 
 @dataclass(frozen=True)
 class Lock:
@@ -25,7 +32,7 @@ class Lock:
 
     Attributes:
         path: the file.
-        pid: process id of the engine that made it.
+        pid: process id of the engine that made it; 0: it is half written and does not say.
         host: the machine that engine runs on.
         user: who started it.
         since: when, as the engine wrote it.
@@ -40,6 +47,11 @@ class Lock:
     @property
     def dead(self) -> bool:
         """Its engine ran on this machine and is gone (not reaped yet, or its process id is another program's now)."""
+        if not self.pid:
+            try:
+                return time.time() - self.path.stat().st_mtime > TORN_SECONDS
+            except FileNotFoundError:
+                return True
         if self.host != socket.gethostname():
             return False
         try:
@@ -71,6 +83,8 @@ class Lock:
         return self.orphan or self.dead
 
     def __str__(self) -> str:
+        if not self.pid:
+            return "an unnamed run"
         return f"{self.user}@{self.host} (process {self.pid}) since {self.since}"
 
 
@@ -82,6 +96,12 @@ def _command(pid: int) -> bytes | None:
         return None
 
 
+def _root(environment: Mapping[str, str]) -> Path | None:
+    """Where a file backend keeps its files; None for every other backend."""
+    url = urlparse(environment.get("PULUMI_BACKEND_URL", ""))
+    return Path(unquote(url.netloc + url.path)).expanduser() / ".pulumi" if url.scheme == "file" else None
+
+
 def read(environment: Mapping[str, str], stack: str) -> list[Lock]:
     """The locks on a stack in a file backend; [] for every other backend, which looks after its own.
 
@@ -89,12 +109,13 @@ def read(environment: Mapping[str, str], stack: str) -> list[Lock]:
         environment: holds PULUMI_BACKEND_URL when one is set.
         stack: the stack's name.
     """
-    url = urlparse(environment.get("PULUMI_BACKEND_URL", ""))
-    if url.scheme != "file":
+    root = _root(environment)
+    if root is None:
         return []
-    folder = Path(unquote(url.netloc + url.path)).expanduser() / ".pulumi" / "locks" / "organization" / PROJECT / stack
     locks = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted((root / "locks" / "organization" / PROJECT / stack).glob("*.json*")):
+        if path.suffix == ATTRIBUTES:
+            continue
         try:
             content = json.loads(path.read_text())
             locks.append(
@@ -103,13 +124,12 @@ def read(environment: Mapping[str, str], stack: str) -> list[Lock]:
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError):
-            # A lock that was cut off while it was written belongs to nobody who could ever remove it.
             locks.append(Lock(path, 0, "?", "?", "?"))
     return locks
 
 
 def clear(environment: Mapping[str, str], stack: str, say: Callable[[str], None], patience: float = 60) -> None:
-    """Remove locks of dead engines, stop engines whose run was killed, wait for others.
+    """Remove locks of dead engines, stop engines whose run was killed, wait for others; mend what those left.
 
     Args:
         environment: the engine's.
@@ -128,7 +148,7 @@ def clear(environment: Mapping[str, str], stack: str, say: Callable[[str], None]
             if lock.dead:
                 say(f"Removed the lock that {lock} left: that engine is gone.")
                 lock.path.unlink(missing_ok=True)
-                lock.path.with_name(f"{lock.path.name}.attrs").unlink(missing_ok=True)
+                lock.path.with_name(f"{lock.path.name}{ATTRIBUTES}").unlink(missing_ok=True)
                 continue
             held.append(lock)
             if lock.path in told:
@@ -140,10 +160,23 @@ def clear(environment: Mapping[str, str], stack: str, say: Callable[[str], None]
             else:
                 say(f"Stack {stack} is in use by {lock}: waiting up to {patience:.0f} s.")
         if not held:
-            return
+            return _mend(environment)
         if time.monotonic() > end:
             raise InUseError(
                 f"Stack {stack} is in use by {held[0]}. Wait until that run ends; if it is gone for good, "
                 f"remove its lock with `pulumi cancel --stack {stack}` (file: {held[0].path})."
             )
         time.sleep(0.5)
+
+
+def _mend(environment: Mapping[str, str]) -> None:
+    """Remove attributes that a killed engine left empty.
+
+    It replaces its files as a whole but writes their attributes in place, ends with "failed to load checkpoint: EOF"
+    where it reads empty ones, and does without those that are missing (gocloud.dev/blob/fileblob/attrs.go).
+    """
+    if root := _root(environment):
+        for path in root.rglob(f"*{ATTRIBUTES}"):
+            with contextlib.suppress(FileNotFoundError):
+                if not path.stat().st_size:
+                    path.unlink()

@@ -113,10 +113,19 @@ def test_the_engine_of_a_killed_run_is_asked_to_stop(tmp_path: Path, environment
         assert not path.exists()
 
 
-def test_a_torn_lock_is_not_taken_for_a_dead_one(tmp_path: Path, environment: dict[str, str]) -> None:
-    (tmp_path / FOLDER / "x.json").write_text('{"pid": 1')
+@pytest.mark.parametrize("name", ["x.json", "x.json.18b05cb6d3a1.tmp"])
+def test_a_torn_lock_is_taken_for_a_dead_one_when_nobody_finishes_it(
+    tmp_path: Path, environment: dict[str, str], name: str
+) -> None:
+    """The engine counts every file in the folder as a lock, also one that it was killed before it could rename."""
+    path, said = tmp_path / FOLDER / name, list[str]()
+    path.write_text('{"pid": 1')
     with pytest.raises(OpsError, match="pulumi cancel"):
         locks.clear(environment, "dev", lambda _line: None, patience=0)
+    os.utime(path, times=(0, 0))
+    locks.clear(environment, "dev", said.append, patience=0)
+    assert not path.exists()
+    assert said == ["Removed the lock that an unnamed run left: that engine is gone."]
 
 
 @pytest.mark.parametrize("url", ["", "https://api.pulumi.com", "s3://bucket"])
