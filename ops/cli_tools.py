@@ -105,14 +105,17 @@ def _plugin(name: str, package: str, built: Path, pulumi: Path) -> str:
 
 
 def backend(workspace: Workspace) -> dict[str, str]:
-    """Where the state is kept: the user's choice, else a folder in `.state`."""
+    """Where the state is kept: the user's choice, else a folder in `.state`.
+
+    Named also where the engine would find it by itself (Pulumi.yaml, `pulumi login`): locks are looked up there.
+    """
     if os.environ.get("PULUMI_BACKEND_URL"):
         return {}
-    logged_in = (pulumi_home() / "credentials.json").is_file() or read_yaml(workspace.repo / "Pulumi.yaml").get(
-        "backend"
-    )
-    if workspace.stack != DEV and logged_in:
-        return {}
+    login = pulumi_home() / "credentials.json"
+    declared = (read_yaml(workspace.repo / "Pulumi.yaml").get("backend") or {}).get("url")
+    if workspace.stack != DEV and (declared or login.is_file()):
+        url = declared or read_yaml(login).get("current")  # JSON is YAML
+        return {"PULUMI_BACKEND_URL": str(url)} if url else {}
     folder = workspace.state / "backend"
     folder.mkdir(parents=True, exist_ok=True)
     return {"PULUMI_BACKEND_URL": f"file://{folder}"}

@@ -170,8 +170,13 @@ def test_login_is_for_shared_stacks_and_dev_stays_local(repo: Path, monkeypatch:
     home.mkdir()
     (home / "credentials.json").write_text("{}")
     monkeypatch.setenv("PULUMI_HOME", str(home))
-    assert cli_tools.backend(workspace.find("staging", repo)) == {}
-    assert "PULUMI_BACKEND_URL" in cli_tools.backend(workspace.find("dev", repo))
+    staging, local = workspace.find("staging", repo), {"PULUMI_BACKEND_URL": f"file://{repo}/.state/backend"}
+    assert cli_tools.backend(staging) == {}, "logged out: the engine says so"
+    (home / "credentials.json").write_text('{"current": "file:///mnt/team"}')
+    assert cli_tools.backend(staging) == {"PULUMI_BACKEND_URL": "file:///mnt/team"}
+    (repo / "Pulumi.yaml").write_text((repo / "Pulumi.yaml").read_text() + "backend:\n  url: s3://team\n")
+    assert cli_tools.backend(staging) == {"PULUMI_BACKEND_URL": "s3://team"}
+    assert cli_tools.backend(workspace.find("dev", repo)) == local
 
 
 def _program(path: Path, text: str) -> None:
