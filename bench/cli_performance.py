@@ -247,7 +247,7 @@ def engine(
 def soak(
     minutes: Annotated[float, typer.Option(min=1, help="How long.")] = 30.0,
     warm_up: Annotated[float, typer.Option(help="Minutes of it that do not count: Node is still growing up.")] = 10.0,
-    rate: Annotated[float, typer.Option(help="Requests per second.")] = 50.0,
+    rate: Annotated[float, typer.Option(help="Requests per second.")] = 200.0,
     people: Annotated[int, typer.Option(min=1, help="Sessions at any time.")] = 2000,
     cluster: Cluster = "bench",
     namespace: Namespace = "bench-soak",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -117,20 +118,13 @@ class Population:
         return reply
 
 
-def slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The line of least squares through (x, y): its y at the first x and at the last."""
-    n = len(points)
-    if n < 2:
-        raise BenchError(f"{n} samples make no line: let it run longer")
-    middle_x, middle_y = sum(x for x, _ in points) / n, sum(y for _, y in points) / n
-    spread = sum((x - middle_x) ** 2 for x, _ in points)
-    rise = sum((x - middle_x) * (y - middle_y) for x, y in points) / spread
-    return middle_y + rise * (points[0][0] - middle_x), middle_y + rise * (points[-1][0] - middle_x)
-
-
 def growth(points: Sequence[tuple[float, float]]) -> float:
-    """By what part of itself it grew from the first x to the last, along that line."""
-    first, last = slope(points)
+    """By what part of itself y grew from the first x to the last, along the line of least squares through (x, y)."""
+    try:
+        rise, at_zero = statistics.linear_regression(*zip(*points, strict=True))
+    except statistics.StatisticsError:
+        raise BenchError(f"{len(points)} samples make no line: let it run longer") from None
+    first, last = (at_zero + rise * x for x in (points[0][0], points[-1][0]))
     return (last - first) / first
 
 
