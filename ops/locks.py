@@ -177,6 +177,6 @@ def _mend(environment: Mapping[str, str]) -> None:
     """
     if root := _root(environment):
         for path in root.rglob(f"*{ATTRIBUTES}"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 if not path.stat().st_size:
                     path.unlink()
