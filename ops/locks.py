@@ -173,10 +173,11 @@ def _mend(environment: Mapping[str, str]) -> None:
     """Remove attributes that a killed engine left empty.
 
     It replaces its files as a whole but writes their attributes in place, ends with "failed to load checkpoint: EOF"
-    where it reads empty ones, and does without those that are missing (gocloud.dev/blob/fileblob/attrs.go).
+    where it reads empty ones, and does without those that are missing (gocloud.dev/blob/fileblob/attrs.go). Only states
+    are replaced: whatever else it writes, `history` which only ever grows among it, gets a new name each time.
     """
     if root := _root(environment):
-        for path in root.rglob(f"*{ATTRIBUTES}"):
+        for path in (root / "stacks").rglob(f"*{ATTRIBUTES}"):
             with contextlib.suppress(OSError):
                 if not path.stat().st_size:
                     path.unlink()
